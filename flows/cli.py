@@ -1,0 +1,356 @@
+"""The command line: `binmill`."""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Generator
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from schemas.errors import BinmillError, QueryError, RecipeError
+
+app = typer.Typer(
+    name="binmill",
+    help="A mill for binaries: corpora of executables, tables and embeddings into datasets that can be trusted.",
+    epilog="Exit codes: 0 done · 1 verify found damage, or another failure · 2 wrong recipe or usage · "
+    "3 a source cannot be reached · 4 more failures than tolerated · 5 dataset missing, damaged or locked · "
+    "6 a query cannot be answered · 7 workers lost · 130 interrupted (run again to go on).",
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+out = Console()
+err = Console(stderr=True)
+
+JSON = Annotated[bool, typer.Option("--json", help="Print JSON for machines, and nothing else, on standard output.")]
+DatasetArgument = Annotated[Path, typer.Argument(metavar="DATASET", help="Folder of a dataset.")]
+RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe: a YAML file.")]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="Folder of the dataset. Default: the recipe's name, in this folder."),
+]
+Workers = Annotated[
+    int, typer.Option("--workers", "-w", min=0, help="Local Dask workers; 0 runs all in this process, without Dask.")
+]
+Scheduler = Annotated[
+    str | None, typer.Option(help="Address of a running Dask scheduler (tcp://host:port) to use instead.")
+]
+Memory = Annotated[int | None, typer.Option("--memory", min=256, help="Memory of each local worker, in MiB.")]
+Cache = Annotated[
+    Path | None, typer.Option("--cache", help="Folder of downloaded archives.", envvar="BINMILL_CACHE")
+]
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, default=_plain, ensure_ascii=False) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.hex()
+    return str(value)
+
+
+@app.command()
+def run(
+    recipe: RecipeArgument,
+    output: Output = None,
+    workers: Workers = 1,
+    scheduler: Scheduler = None,
+    memory: Memory = None,
+    cache: Cache = None,
+    as_json: JSON = False,
+) -> None:
+    """Make the dataset that RECIPE describes, or bring it up to date.
+
+    What is already there and right is kept: an interrupted run goes on from where it stopped, and a second run
+    computes nothing.
+    """
+    from flows.recipes import load_recipe
+
+    checked = load_recipe(recipe)
+    _build(
+        checked.model_dump(mode="json"),
+        recipe.resolve().parent,
+        output or Path(checked.name),
+        workers, scheduler, memory, cache, as_json,
+    )  # fmt: skip
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the dataset.")] = Path("build/demo"),
+    workers: Workers = 2,
+    scheduler: Scheduler = None,
+    memory: Memory = None,
+    cache: Cache = None,
+    print_recipe: Annotated[bool, typer.Option(help="Only print the demo's recipe, to start your own from.")] = False,
+    as_json: JSON = False,
+) -> None:
+    """Which native modules in real wheels were written in Rust? The whole mill on about 25 pinned packages.
+
+    Downloads at most 120 MB, once. With no package index in reach it uses the modules of this environment.
+    """
+    from flows.recipes import DEMO, load_recipe
+
+    if print_recipe:
+        sys.stdout.write(DEMO.read_text(encoding="utf-8"))
+        return
+    recipe = load_recipe(DEMO).model_dump(mode="json")
+    _build(recipe, DEMO.parent, output, workers, scheduler, memory, cache, as_json)
+
+
+def _build(
+    recipe: dict[str, Any],
+    base: Path,
+    output: Path,
+    workers: int,
+    scheduler: str | None,
+    memory: int | None,
+    cache: Path | None,
+    as_json: bool,
+) -> None:
+    from tasks.query.dataset import open_dataset
+
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL")
+    if not os.environ.get("PREFECT_API_URL"):
+        err.print("[dim]starting Prefect on loopback for this run (PREFECT_API_URL names a server of yours) …[/]")
+    from flows.progress import Bars  # noqa: I001
+
+    with _quiet_libraries():
+        from flows.dataset import PROGRESS, build_dataset
+
+        with Bars(err) as bars:
+            token = PROGRESS.set(bars)
+            try:
+                result = build_dataset(
+                    recipe=recipe,
+                    base=str(base),
+                    output=str(output),
+                    workers=workers,
+                    scheduler=scheduler,
+                    memory_mib=memory,
+                    cache=None if cache is None else str(cache),
+                )
+            finally:
+                PROGRESS.reset(token)
+    dataset = open_dataset(output)
+    if as_json:
+        _print_json(result | {"summary": dataset.manifest.summary})
+        return
+    from flows.show import report
+
+    report(out, dataset.manifest, dataset.root)
+    if result["computed"] == 0:
+        out.print("[dim]Everything was there: nothing was computed.[/]")
+
+
+@contextlib.contextmanager
+def _quiet_libraries() -> Generator[None]:
+    """Libraries' warnings are for developers; binmill's own errors are for users."""
+    with warnings.catch_warnings():
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
+        logging.getLogger("httpx").setLevel(logging.ERROR)
+        yield
+
+
+@app.command()
+def plan(
+    recipe: RecipeArgument,
+    output: Output = None,
+    cache: Cache = None,
+    as_json: JSON = False,
+) -> None:
+    """Show what a run would compute, what is already there, and the memory it plans for. Computes nothing."""
+    from flows.plan import plan_dataset
+    from flows.recipes import load_recipe
+    from flows.show import plan as show_plan
+
+    checked = load_recipe(recipe)
+    root = output or Path(checked.name)
+    build = plan_dataset(checked, recipe.resolve().parent, root, cache)
+    finished = all(count.items == count.present for count in build.counts)
+    if as_json:
+        _print_json({"finished": finished, "steps": [dataclasses.asdict(count) for count in build.counts]})
+    else:
+        show_plan(out, build, root, finished=finished)
+
+
+@app.command()
+def query(
+    dataset: DatasetArgument,
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="One SELECT; tables go by their names.")],
+    limit: Annotated[int, typer.Option(min=1, help="Rows to show (all of them with --json).")] = 100,
+    as_json: JSON = False,
+) -> None:
+    """Ask a dataset with SQL (DuckDB). Read-only; nothing outside the dataset is in reach.
+
+    Tables: sources, observations, binaries, labels, features, splits, screening, train, validation, test, codes,
+    and fitted_NAME for what was learned.
+    """
+    from flows.show import rows
+    from tasks.query.dataset import open_dataset
+    from tasks.query.sql import query as ask
+
+    table = ask(open_dataset(dataset), sql, None if as_json else limit + 1)
+    if as_json:
+        _print_json(table.to_pylist())
+    else:
+        rows(out, table, limit)
+
+
+@app.command()
+def search(
+    dataset: DatasetArgument,
+    like: Annotated[str, typer.Option(help="A file, or the id of a row (or its beginning).")],
+    k: Annotated[int, typer.Option("-k", min=1, help="How many neighbours.")] = 10,
+    method: Annotated[str | None, typer.Option(help="Binarizer; default: the one with the best recall.")] = None,
+    as_json: JSON = False,
+) -> None:
+    """Find the rows most like a file or a row, by their bit codes."""
+    from flows.search import neighbours
+    from flows.show import rows
+    from tasks.query.dataset import open_dataset
+
+    table = neighbours(open_dataset(dataset), like, k, method)
+    if as_json:
+        _print_json(table.to_pylist())
+    else:
+        rows(out, table, k)
+
+
+@app.command()
+def verify(dataset: DatasetArgument, as_json: JSON = False) -> None:
+    """Check every byte of a dataset against its manifest, and its promises against its rows.
+
+    Ends with 1 and names what is wrong when anything is.
+    """
+    from rich.progress import track
+
+    from tasks.query.dataset import open_dataset
+    from tasks.query.verify import Finding
+    from tasks.query.verify import verify as check
+
+    opened = open_dataset(dataset)
+    findings: list[Finding] = []
+    checked = 0
+    for _, found in track(
+        check(opened),
+        description="verifying",
+        total=len(opened.manifest.shards()) + len(opened.manifest.files) + 4,
+        console=err,
+        disable=not err.is_terminal,
+        transient=True,
+    ):
+        checked += 1
+        findings += found
+    if as_json:
+        _print_json({"ok": not findings, "checked": checked, "findings": [dataclasses.asdict(f) for f in findings]})
+    elif findings:
+        for finding in findings:
+            out.print(f"[red]✗[/] {escape(finding.where)}: {escape(finding.problem)}", soft_wrap=True)
+        out.print(f"  → run the recipe again: damaged shards are made anew ({escape(str(dataset))}/recipe.yaml)")
+    else:
+        out.print(
+            f"[green]✓[/] {escape(str(dataset))}: {len(opened.manifest.shards())} shards and all promises hold; "
+            f"digest {opened.manifest.digest}",
+            soft_wrap=True,
+        )
+    if findings:
+        raise typer.Exit(1)
+
+
+@app.command()
+def trace(
+    dataset: DatasetArgument,
+    row: Annotated[str, typer.Argument(metavar="ID", help="Id of a row, or its beginning.")],
+    as_json: JSON = False,
+) -> None:
+    """Show where a row came from: parents, features, file, archive, URL, and what made each shard."""
+    from flows.show import tree
+    from tasks.query.dataset import open_dataset
+    from tasks.query.trace import resolve_id
+    from tasks.query.trace import trace as follow
+
+    opened = open_dataset(dataset)
+    chain = follow(opened, resolve_id(opened, row))
+    if as_json:
+        _print_json(dataclasses.asdict(chain))
+    else:
+        tree(out, chain)
+
+
+@app.command()
+def describe(dataset: DatasetArgument, as_json: JSON = False) -> None:
+    """Say what a dataset is: files, failures, balance, top features, recall, tables."""
+    from flows.show import report, tables
+    from tasks.query.dataset import open_dataset
+
+    opened = open_dataset(dataset)
+    if as_json:
+        _print_json(opened.manifest.model_dump(mode="json"))
+    else:
+        report(out, opened.manifest, opened.root, commands=False)
+        tables(out, opened.manifest)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of recipes, for your editor."""
+    from flows.recipes import recipe_schema
+
+    sys.stdout.write(recipe_schema() + "\n")
+
+
+def _fail(error: BinmillError, as_json: bool) -> NoReturn:
+    if as_json:
+        value = {"error": type(error).__name__, "problem": error.problem, "remedy": error.remedy}
+        sys.stderr.write(json.dumps(value) + "\n")
+    else:
+        err.print(f"[bold red]{_kind(error)}:[/] {escape(error.problem)}", soft_wrap=True)
+        err.print(f"  → {escape(error.remedy)}", soft_wrap=True)
+    sys.exit(error.exit_code)
+
+
+def _kind(error: BinmillError) -> str:
+    if isinstance(error, RecipeError):
+        return "recipe"
+    return "query" if isinstance(error, QueryError) else "error"
+
+
+def main() -> None:
+    """Run the command line; known failures end without a traceback."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    as_json = "--json" in sys.argv
+    try:
+        app()
+    except BinmillError as error:
+        _fail(error, as_json)
+    except KeyboardInterrupt:
+        err.print("[yellow]interrupted:[/] finished work is kept; run the same command to go on")
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _interrupt(signum: int, frame: Any) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

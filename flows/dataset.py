@@ -1,0 +1,138 @@
+"""The flow that makes a dataset: one Prefect task a stage, Dask futures inside it."""
+
+import datetime
+import subprocess
+from collections.abc import Callable
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+
+from flows.cluster import executor
+from flows.recipes import check_recipe, load_recipe
+from flows.stages import STAGES
+from schemas.errors import WorkerError
+from tasks.build import Build, Progress, Silent, release
+from tasks.ingest.cache import default_cache
+from tasks.journal import Journal
+from tasks.publish.task import publish
+
+PROGRESS: ContextVar[Progress] = ContextVar("PROGRESS")
+"""Who is told how far a run is; the command line sets it."""
+
+
+@flow(name="build-dataset", persist_result=False, validate_parameters=False, log_prints=False)
+def build_dataset(
+    recipe: str | dict[str, Any],
+    output: str,
+    base: str | None = None,
+    workers: int = 1,
+    scheduler: str | None = None,
+    memory_mib: int | None = None,
+    cache: str | None = None,
+) -> dict[str, Any]:
+    """Run a recipe and commit the dataset it describes.
+
+    Parameters
+    ----------
+    recipe
+        Path of a recipe, or its content.
+    output
+        Folder of the dataset.
+    base
+        Folder that relative paths in the recipe start from; by default the recipe's own.
+    workers, scheduler, memory_mib
+        Local Dask workers, or the address of a Dask scheduler; memory of each local worker.
+    cache
+        Folder of downloaded archives.
+
+    Returns
+    -------
+    dict
+        `digest`, `root`, `changed`, `computed` (items that were run) and `notes`.
+    """
+    if isinstance(recipe, str):
+        checked, base = load_recipe(Path(recipe)), base or str(Path(recipe).resolve().parent)
+    else:
+        checked = check_recipe(recipe, "recipe")
+    started = datetime.datetime.now(datetime.UTC)
+    root = Path(output).absolute()
+    memory = None if memory_mib is None else memory_mib * 2**20
+    with Journal(root, write=True) as journal, executor(workers, scheduler, memory) as where:
+        build = Build(
+            recipe=checked,
+            base=Path(base or "."),
+            root=root,
+            cache=default_cache() if cache is None else Path(cache),
+            executor=where,
+            journal=journal,
+            progress=PROGRESS.get(Silent()),
+        )
+        for name, stage in STAGES:
+            _stage_task(name, stage)(build)
+        finished = datetime.datetime.now(datetime.UTC)
+        run = {
+            "started": started.isoformat(timespec="seconds"),
+            "finished": finished.isoformat(timespec="seconds"),
+            "seconds": round((finished - started).total_seconds(), 3),
+            "workers": scheduler or workers,
+            "binmill": release(),
+            "tree": source_tree(),
+            "notes": build.notes,
+        }
+        manifest, changed = publish(build, run)
+        computed = sum(count.items - count.present for count in build.counts)
+    return {
+        "digest": manifest.digest,
+        "root": str(root),
+        "changed": changed,
+        "computed": computed,
+        "notes": build.notes,
+    }
+
+
+def _stage_task(name: str, stage: Callable[[Build], None]) -> Callable[[Build], None]:
+    """A stage as a Prefect task: retried when workers were lost, neither cached nor its result kept."""
+
+    @task(
+        name=name,
+        persist_result=False,
+        cache_policy=NO_CACHE,
+        retries=1,
+        retry_condition_fn=lambda _task, _run, state: isinstance(_failure(state), WorkerError),
+    )
+    def run_stage() -> None:
+        stage(current[0])
+
+    current: list[Build] = []
+
+    def call(build: Build) -> None:
+        current.append(build)  # not a parameter: Prefect would walk through it
+        run_stage()
+
+    return call
+
+
+def _failure(state: Any) -> Any:
+    return state.data.exception if hasattr(state.data, "exception") else state.data
+
+
+def source_tree() -> dict[str, Any]:
+    """Commit of the checkout that binmill runs from and whether it was changed; empty when not a checkout."""
+    here = Path(__file__).resolve().parent.parent
+    if not (here / ".git").exists():
+        return {}
+    try:
+        commit = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"],  # noqa: S607
+            capture_output=True, text=True, check=True, timeout=10,
+        ).stdout.strip()  # fmt: skip
+        status = subprocess.run(
+            ["git", "-C", str(here), "status", "--porcelain"],  # noqa: S607
+            capture_output=True, text=True, check=True, timeout=10,
+        ).stdout  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"commit": commit, "dirty": bool(status.strip())}

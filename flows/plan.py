@@ -1,0 +1,40 @@
+"""What a run would compute, without computing it; needs neither Prefect nor Dask."""
+
+import contextlib
+from pathlib import Path
+
+from flows.stages import STAGES
+from schemas.recipe import Recipe
+from tasks.build import Build, InProcess, NotThere
+from tasks.ingest.cache import default_cache
+from tasks.journal import Journal
+
+
+def plan_dataset(recipe: Recipe, base: Path, output: Path, cache: Path | None = None) -> Build:
+    """A dry build, whose `counts` go as far as can be known beforehand.
+
+    When work is missing, the last entry of `counts` is the first step with work; all that follows depends on it.
+
+    Parameters
+    ----------
+    base
+        Folder that relative paths in the recipe start from.
+    output
+        Folder of the dataset; nothing is written there.
+    cache
+        Folder of downloaded archives.
+    """
+    with Journal(output.absolute(), write=False) as journal:
+        build = Build(
+            recipe=recipe,
+            base=base,
+            root=output.absolute(),
+            cache=default_cache() if cache is None else cache,
+            executor=InProcess(),
+            journal=journal,
+            dry=True,
+        )
+        with contextlib.suppress(NotThere):
+            for _, stage in STAGES:
+                stage(build)
+    return build

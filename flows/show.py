@@ -1,0 +1,182 @@
+"""What people see: tables and trees of results, for a terminal."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.tree import Tree
+
+from schemas.manifest import Manifest
+from tasks.build import Build
+from tasks.query.trace import Trace
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def _table(title: str, *columns: str, right: tuple[str, ...] = ()) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return table
+
+
+def report(console: Console, manifest: Manifest, root: Path, *, commands: bool = True) -> None:
+    """Everything worth knowing of a dataset: files, failures, balance, features, recall, where it is."""
+    summary = manifest.summary
+    console.print()
+    if summary["files"]:
+        table = _table("Files", "format", "machine", "files", "size", "parsed", right=("files", "size", "parsed"))
+        for row in summary["files"]:
+            parsed = f"{row['ok']:,}" + (f" + {row['partial']:,} in part" if row["partial"] else "")
+            table.add_row(row["format"], row["machine"], f"{row['files']:,}", size(row["bytes"]), parsed)
+        console.print(table, "")
+    if summary["failures"]:
+        table = _table("Left out, and why", "stage", "reason", "inputs", "for example", right=("inputs",))
+        for row in summary["failures"]:
+            table.add_row(row["stage"], escape(row["reason"]), f"{row['count']:,}", escape(row["example"])[:60])
+        console.print(table)
+        console.print(f"[dim]{summary['failed']:,} of {summary['inputs']:,} inputs[/]", "", sep="\n")
+    else:
+        console.print(f"[bold]Left out:[/] none of {summary['inputs']:,} inputs", "", sep="\n")
+    _balance(console, summary["balance"])
+    if summary["top_features"]:
+        table = _table("Top features", "", "feature", "MI (bits)", "q", "", right=("", "MI (bits)", "q"))
+        best = max(f["mi_bits"] for f in summary["top_features"]) or 1.0
+        for f in summary["top_features"][:10]:
+            bar = "█" * max(1, round(20 * f["mi_bits"] / best)) if f["mi_bits"] > 0 else ""
+            table.add_row(str(f["rank"]), f["feature"], f"{f['mi_bits']:.3f}", f"{f['q_value']:.1e}", f"[cyan]{bar}[/]")
+        console.print(table)
+        counts = summary["features"]
+        console.print(
+            f"[dim]{counts['screened']:,} screened, {counts['q_below_0.05']:,} with q ≤ 0.05, "
+            f"{counts['selected']:,} selected[/]",
+            "",
+            sep="\n",
+        )
+    if summary["recall"]:
+        k = summary["recall"][0]["k"]
+        table = _table("Codes", "method", "bits", "bytes a row", f"recall@{k}", "queries", "rows searched",
+                       right=("bits", "bytes a row", f"recall@{k}", "queries", "rows searched"))  # fmt: skip
+        for r in summary["recall"]:
+            table.add_row(
+                r["method"], str(r["bits"]), str(r["bytes"]), f"{r['recall']:.3f}", f"{r['queries']:,}", f"{r['base']:,}"
+            )
+        console.print(table, "")
+    for note in manifest.run.get("notes", []):
+        console.print(f"[yellow]Note:[/] {escape(note)}")
+    console.print(f"[bold]Dataset[/] {escape(str(root))}", soft_wrap=True)
+    console.print(f"[bold]Digest[/]  {manifest.digest}", soft_wrap=True)
+    if commands:
+        console.print("", "[bold]Try next[/]", sep="\n")
+        for command in next_commands(manifest, root):
+            console.print(f"  {escape(command)}", soft_wrap=True, highlight=False)
+
+
+def next_commands(manifest: Manifest, root: Path) -> list[str]:
+    """Three commands that work on this dataset."""
+    place = _shortest(root)
+    sql = "SELECT split, label, count(*) AS n FROM splits JOIN labels USING (sample_id) GROUP BY ALL ORDER BY ALL"
+    commands = [f'binmill query {place} "{sql}"', f"binmill verify {place}"]
+    sample = manifest.run.get("sample_id")
+    if sample:
+        commands.insert(1, f"binmill search {place} --like {sample[:16]} -k 5")
+    else:
+        commands.append(f"binmill describe {place}")
+    return commands
+
+
+def _shortest(root: Path) -> str:
+    here = Path.cwd()
+    return str(root.relative_to(here)) if root.is_relative_to(here) and root != here else str(root)
+
+
+def _balance(console: Console, balance: dict[str, dict[str, dict[str, int]]]) -> None:
+    table = _table("Class balance", "split", "label", "before", "after", "", right=("before", "after"))
+    largest = max((n for labels in balance["after"].values() for n in labels.values()), default=0)
+    for split, labels in balance["after"].items():
+        for label, after in labels.items():
+            before = balance["before"][split].get(label, 0)
+            real, synthetic = (round(20 * n / largest) for n in (before, after - before))
+            bar = f"[cyan]{'█' * real}[/][magenta]{'▒' * synthetic}[/]"
+            table.add_row(split, escape(label), f"{before:,}", f"{after:,}", bar)
+    if table.row_count:
+        console.print(table, "[dim]█ real, ▒ synthetic (train only)[/]", "", sep="\n")
+
+
+def tables(console: Console, manifest: Manifest) -> None:
+    """Tables of a dataset and their sizes."""
+    table = _table("Tables", "table", "rows", "shards", "size", right=("rows", "shards", "size"))
+    fitted = {f"fitted_{name}": [shard] for name, shard in manifest.fitted.items()}
+    for name, shards in (manifest.tables | fitted).items():
+        total = sum(shard.size for shard in shards)
+        table.add_row(name, f"{sum(s.rows for s in shards):,}", f"{len(shards):,}", size(total))
+    console.print("", table)
+
+
+def plan(console: Console, build: Build, root: Path, *, finished: bool) -> None:
+    """What a run would compute."""
+    table = _table("Plan", "step", "items", "there", "to compute", "memory an item", "",
+                   right=("items", "there", "to compute", "memory an item"))  # fmt: skip
+    for count in build.counts:
+        missing = count.items - count.present
+        names = ", ".join(count.titles) + (", …" if missing > len(count.titles) else "")
+        table.add_row(
+            f"{count.stage}.{count.step}",
+            f"{count.items:,}",
+            f"{count.present:,}",
+            f"{missing:,}",
+            size(count.memory) if missing else "-",
+            escape(names) if missing else "",
+        )
+    console.print(table)
+    if finished:
+        console.print(f"[green]Everything is there:[/] a run would compute nothing ({escape(str(root))})")
+    else:
+        console.print("[dim]What follows depends on this step's results and is planned when it is done.[/]")
+
+
+def rows(console: Console, table: Any, limit: int) -> None:
+    """An Arrow table, as a terminal table."""
+    shown = _table("", *table.schema.names)
+    for row in table.slice(0, limit).to_pylist():
+        shown.add_row(*("[dim]null[/]" if v is None else escape(_cell(v)) for v in row.values()))
+    console.print(shown)
+    more = table.num_rows > limit
+    console.print(f"[dim]{'first ' if more else ''}{min(limit, table.num_rows):,} rows{' (more: --limit)' if more else ''}[/]")
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, bytes):
+        return value.hex()
+    text = str(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def tree(console: Console, chain: Trace) -> None:
+    """A row's chain back to its archives."""
+    console.print(_branch(Tree(f"[bold]{chain.sample_id}[/]"), chain))
+
+
+def _branch(root: Tree, chain: Trace) -> Tree:
+    for link in chain.links:
+        made = link.provenance
+        node = root.add(
+            f"[cyan]{link.table}[/]  [dim]{escape(link.shard)}  made by {made['stage']}.{made['step']}, "
+            f"binmill {made['binmill']}, code {made['code'][:12]}[/]"
+        )
+        for name, value in link.values.items():
+            node.add(f"{name}: {escape(_cell(value))}")
+        for parent in link.derived_from:
+            _branch(node.add(f"derived from [bold]{parent.sample_id}[/]"), parent)
+    return root

@@ -1,0 +1,25 @@
+"""The order of the stages."""
+
+from collections.abc import Callable
+
+import tasks.binarize.task
+import tasks.extract.task
+import tasks.ingest.task
+import tasks.label.task
+import tasks.publish.task
+import tasks.rebalance.task
+import tasks.screen.task
+import tasks.split.task
+from tasks.build import Build
+
+STAGES: tuple[tuple[str, Callable[[Build], None]], ...] = (
+    ("ingest", tasks.ingest.task.build),
+    ("extract", tasks.extract.task.build),
+    ("label", tasks.label.task.build),
+    ("tolerance", tasks.publish.task.check_tolerance),
+    ("split", tasks.split.task.build),
+    ("screen", tasks.screen.task.build),
+    ("rebalance", tasks.rebalance.task.build),
+    ("binarize", tasks.binarize.task.build),
+)
+"""Each stage plans its items, computes what is missing, and goes on from the receipts. Publishing comes last."""

@@ -1,0 +1,257 @@
+"""The recipe: one YAML file that says everything about a dataset before it is made."""
+
+import difflib
+import fnmatch
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+SHA256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Model(BaseModel):
+    """Base of every section: frozen, and an unknown key is refused with the nearest known one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            known = list(cls.model_fields)
+            for key in value:
+                if key not in known:
+                    near = difflib.get_close_matches(str(key), known, n=1)
+                    hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(known)}"
+                    raise ValueError(f"unknown key '{key}': {hint}")
+        return value
+
+
+class Members(Model):
+    """Which files inside a source are candidates, by shell pattern on their path."""
+
+    include: tuple[str, ...] = ("*",)
+    """Patterns of paths to take (`*` also matches `/`)."""
+    exclude: tuple[str, ...] = ()
+    """Patterns of paths to leave, applied after `include`."""
+
+    def takes(self, path: str) -> bool:
+        """Whether `path` is a candidate."""
+        return any(fnmatch.fnmatchcase(path, p) for p in self.include) and not any(
+            fnmatch.fnmatchcase(path, p) for p in self.exclude
+        )
+
+
+NATIVE_MODULES = Members(include=("*.so", "*.pyd"), exclude=("*.libs/*", "*/.libs/*"))
+
+
+class Package(Model):
+    """One release on the Python package index."""
+
+    name: str
+    version: str
+    files: dict[str, SHA256] = {}
+    """Wheel file name -> SHA-256. Empty: the index decides, by `platforms` and `python`."""
+
+
+class PypiSource(Model):
+    """Wheels from the Python package index that the user's pip is configured for."""
+
+    kind: Literal["pypi"]
+    packages: tuple[Package, ...] = Field(min_length=1)
+    platforms: tuple[Literal["win_amd64", "manylinux_x86_64"], ...] = ("win_amd64", "manylinux_x86_64")
+    """Platforms for which a wheel is taken when `files` names none."""
+    python: str = Field(default="3.11", pattern=r"^3\.\d+$")
+    """CPython version for which a wheel is taken when `files` names none."""
+    members: Members = NATIVE_MODULES
+    fallback: Literal["installed", "none"] = "none"
+    """What to use when no index is in reach and the cache lacks an archive."""
+
+
+class InstalledSource(Model):
+    """The native modules of the Python environment that runs binmill."""
+
+    kind: Literal["installed"]
+    members: Members = NATIVE_MODULES
+
+
+class DirectorySource(Model):
+    """A folder of files; archives in it (zip, wheel, tar) are read in place."""
+
+    kind: Literal["directory"]
+    path: str
+    """Folder, relative to the recipe's file."""
+    members: Members = Members()
+    project: Literal["first-folder", "file"] = "first-folder"
+    """What counts as one project (never split between train and test): the first folder below `path`,
+    or each file (for an archive in the folder, the archive) by itself."""
+
+
+class TableSource(Model):
+    """A table of numbers with a label column: CSV, Parquet, Arrow (IPC) or .npy."""
+
+    kind: Literal["table"]
+    path: str
+    """File, relative to the recipe's file."""
+    label_column: str
+    """Column that holds the label. Columns of a plain two-dimensional .npy are named c0, c1, ..."""
+    group_column: str | None = None
+    """Column whose equal values are never split between train and test; by default each row is by itself."""
+    columns: tuple[str, ...] = ()
+    """Feature columns (numbers, booleans, or one fixed-size list of numbers); by default every other one."""
+
+
+Source = Annotated[
+    PypiSource | InstalledSource | DirectorySource | TableSource, Field(discriminator="kind")
+]
+
+
+class LabelRule(Model):
+    """A pattern on the declared value and the label it stands for."""
+
+    match: str
+    """Shell pattern, matched without regard to case."""
+    label: str
+
+
+class Label(Model):
+    """Where labels come from. Never from the bytes of the file that is labelled."""
+
+    origin: Literal["generator", "first-folder", "column"]
+    """The wheel's `Generator` metadata; the first folder of the path; the table's label column."""
+    rules: tuple[LabelRule, ...] = ()
+    """First match wins. Without rules the declared value is the label."""
+    default: str | None = None
+    """Label of a declared value that no rule matches; null leaves such rows unlabelled."""
+    on_disagreement: Literal["exclude", "keep"] = "exclude"
+    """What to do with a row whose bytes contradict its declared label (a check, never the label's source)."""
+
+
+class Dedup(Model):
+    """What makes two samples duplicates, which never stand in different splits."""
+
+    by: tuple[Literal["sha256", "features"], ...] = ("sha256", "features")
+    """Equal bytes, seen in several projects; equal feature vectors."""
+
+
+class Split(Model):
+    """Shares of labelled samples; whole groups (project and duplicate cluster) only."""
+
+    train: float = Field(default=0.6, gt=0, lt=1)
+    validation: float = Field(default=0.2, ge=0, lt=1)
+    test: float = Field(default=0.2, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> "Split":
+        total = self.train + self.validation + self.test
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"train + validation + test is {total:g}, it must be 1")
+        return self
+
+
+class Features(Model):
+    """Which features are computed for executables."""
+
+    set: Literal["binmill@1"] = "binmill@1"
+    timeout_s: float = Field(default=60, gt=0)
+    """Wall-clock limit for one file."""
+    memory_mib: int = Field(default=2048, ge=256)
+    """Address-space limit of the process that parses."""
+    max_file_mib: int = Field(default=256, ge=1)
+    """A larger file (or archive member, once unpacked) is refused with a reason."""
+
+
+class Screening(Model):
+    """Mutual information of each feature with the label, on the training split only."""
+
+    estimator: Literal["binned"] = "binned"
+    bins: int = Field(default=16, ge=2, le=256)
+    """Quantile bins for a feature (fewer where values repeat)."""
+    top: int = Field(default=64, ge=1)
+    """How many features are selected, best first."""
+    max_q: float = Field(default=1.0, gt=0, le=1)
+    """Select only features whose false-discovery rate (Benjamini-Hochberg) is at most this."""
+
+
+class Rebalancing(Model):
+    """Synthetic minority rows, in the training split only."""
+
+    method: Literal["smote", "none"] = "smote"
+    k_neighbors: int = Field(default=5, ge=1)
+    target: float = Field(default=1.0, gt=0, le=1)
+    """Size each smaller class is brought to, as a share of the largest class."""
+
+
+class Binarizing(Model):
+    """Bit codes of the standardised, PCA-reduced selected features."""
+
+    methods: tuple[Literal["median", "itq", "rabitq"], ...] = ("median", "itq", "rabitq")
+    dimensions: int = Field(default=32, ge=2, le=4096)
+    """Principal components of the embedding (at most the number of selected features and of rows),
+    and so the bits of a code."""
+    iterations: int = Field(default=50, ge=1)
+    """Rotations of ITQ."""
+    neighbors: int = Field(default=10, ge=1)
+    """k of the recall@k that is reported."""
+
+    @field_validator("methods")
+    @classmethod
+    def _once_each(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or len(set(value)) != len(value):
+            raise ValueError("name at least one method, and each only once")
+        return value
+
+
+class Publishing(Model):
+    """How shards are written, and what the dataset's card says of it."""
+
+    title: str = ""
+    description: str = ""
+    row_group_rows: int = Field(default=65_536, ge=1)
+    zstd_level: int = Field(default=3, ge=1, le=19)
+    shard_mib: int = Field(default=32, ge=1)
+    """Executable bytes (or table bytes) that go into one shard."""
+    shard_files: int = Field(default=512, ge=1)
+    """Files (or 128 times as many table rows) that go into one shard."""
+
+
+class Tolerance(Model):
+    """How many inputs may fail before a run is a failure."""
+
+    share: float = Field(default=0.05, ge=0, le=1)
+    """Share of inputs that may be refused, fail to parse or have no usable label."""
+
+
+class Recipe(Model):
+    """Everything that decides what a dataset is."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)
+    """Short name: lower-case letters, digits, dot, dash, underscore."""
+    sources: tuple[Source, ...] = Field(min_length=1)
+    label: Label
+    dedup: Dedup = Dedup()
+    split: Split = Split()
+    features: Features = Features()
+    screening: Screening = Screening()
+    rebalancing: Rebalancing = Rebalancing()
+    binarizing: Binarizing = Binarizing()
+    publishing: Publishing = Publishing()
+    tolerance: Tolerance = Tolerance()
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Seed of all randomness."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Recipe":
+        tables = [s for s in self.sources if s.kind == "table"]
+        if tables and len(tables) != len(self.sources):
+            raise ValueError("sources: tables and executables cannot be in one dataset; write two recipes")
+        if len(tables) > 1:
+            raise ValueError("sources: one table to a dataset; join the tables first")
+        if bool(tables) != (self.label.origin == "column"):
+            raise ValueError("label.origin: 'column' goes with a table source, and only with it")
+        return self
+
+    @property
+    def is_table(self) -> bool:
+        """Whether the data enters as a table of numbers and not as executables."""
+        return self.sources[0].kind == "table"

@@ -1,0 +1,169 @@
+"""Arrow schemas of the tables of a dataset. A row's identity is a content hash in hexadecimal."""
+
+from typing import Any
+
+import pyarrow as pa
+
+SPLITS = ("train", "validation", "test")
+
+PARSE_STATUS = ("ok", "partial", "error", "timeout", "crash", "oom")
+
+SOURCES: Any = pa.schema(
+    [
+        pa.field("source_id", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("name", pa.string(), nullable=False),
+        pa.field("version", pa.string()),
+        pa.field("filename", pa.string()),
+        pa.field("url", pa.string()),
+        pa.field("archive_sha256", pa.string()),
+        pa.field("licence", pa.string()),
+        pa.field("licence_source", pa.string()),
+        pa.field("generator", pa.string()),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("reason", pa.string()),
+    ]
+)
+"""One place data came from. `status` is ok, or failed with a reason; `licence` is an SPDX expression."""
+
+OBSERVATIONS: Any = pa.schema(
+    [
+        pa.field("sha256", pa.string()),
+        pa.field("source_id", pa.string(), nullable=False),
+        pa.field("path_in_source", pa.string(), nullable=False),
+        pa.field("project", pa.string(), nullable=False),
+        pa.field("size", pa.int64()),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("reason", pa.string()),
+    ]
+)
+"""One place where one file was found. `status` is ok, or refused with a reason (then `sha256` is null)."""
+
+BINARIES: Any = pa.schema(
+    [
+        pa.field("sha256", pa.string(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("format", pa.string()),
+        pa.field("machine", pa.string()),
+        pa.field("bits", pa.int8()),
+        pa.field("endianness", pa.string()),
+        pa.field("kind", pa.string()),
+        pa.field("stripped", pa.bool_()),
+        pa.field("has_debug_info", pa.bool_()),
+        pa.field("build_id", pa.string()),
+        pa.field("compiler_banner", pa.string()),
+        pa.field("compiler_evidence", pa.string()),
+        pa.field("linker_version", pa.string()),
+        pa.field("sections", pa.int32()),
+        pa.field("imported_symbols", pa.int32()),
+        pa.field("exported_symbols", pa.int32()),
+        pa.field("entropy", pa.float64()),
+        pa.field("parse_status", pa.string(), nullable=False),
+        pa.field("parse_error", pa.string()),
+        pa.field("parser", pa.string(), nullable=False),
+        pa.field("parser_version", pa.string(), nullable=False),
+    ]
+)
+"""One distinct file. `format` is pe, elf or null; `compiler_evidence` names languages seen in the bytes."""
+
+LABELS: Any = pa.schema(
+    [
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("label", pa.string()),
+        pa.field("declared", pa.string()),
+        pa.field("observed", pa.string()),
+        pa.field("agrees", pa.bool_()),
+        pa.field("origin", pa.string(), nullable=False),
+        pa.field("reason", pa.string()),
+    ]
+)
+"""One label. `label` is null with a `reason` when the row cannot be used; `agrees` is null when unchecked."""
+
+SPLIT: Any = pa.schema(
+    [
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("split", pa.string()),
+        pa.field("group_id", pa.string(), nullable=False),
+        pa.field("cluster_id", pa.string(), nullable=False),
+        pa.field("project", pa.string(), nullable=False),
+    ]
+)
+"""One sample's place. `split` is null for a sample without a label or without features."""
+
+SCREENING: Any = pa.schema(
+    [
+        pa.field("feature", pa.string(), nullable=False),
+        pa.field("group", pa.string(), nullable=False),
+        pa.field("index", pa.int32(), nullable=False),
+        pa.field("estimator", pa.string(), nullable=False),
+        pa.field("n", pa.int64(), nullable=False),
+        pa.field("missing", pa.int64(), nullable=False),
+        pa.field("bins", pa.int32(), nullable=False),
+        pa.field("mi", pa.float64()),
+        pa.field("mi_corrected", pa.float64()),
+        pa.field("g", pa.float64()),
+        pa.field("dof", pa.int32()),
+        pa.field("p_value", pa.float64()),
+        pa.field("q_value", pa.float64()),
+        pa.field("rank", pa.int32()),
+        pa.field("selected", pa.bool_(), nullable=False),
+        pa.field("reason", pa.string()),
+    ]
+)
+"""One feature's score. MI in nats; `mi_corrected` is Miller-Madow's; `reason` says why a score is 0 or null."""
+
+
+def features_schema(groups: dict[str, tuple[str, ...]]) -> Any:
+    """One sample's vector: `sample_id` and a `fixed_size_list<float32>[d]` column per feature group.
+
+    The names of a group's dimensions are stored, joined by newlines, in the field's metadata under `names`.
+    """
+    return pa.schema(
+        [pa.field("sample_id", pa.string(), nullable=False)]
+        + [
+            pa.field(
+                group,
+                pa.list_(pa.field("item", pa.float32()), len(names)),
+                nullable=False,
+                metadata={"names": "\n".join(names)},
+            )
+            for group, names in groups.items()
+        ]
+    )
+
+
+def feature_groups(schema: Any) -> dict[str, tuple[str, ...]]:
+    """The groups of a features table and the names of their dimensions, from its schema."""
+    return {
+        field.name: tuple(field.metadata[b"names"].decode().split("\n"))
+        for field in schema
+        if field.metadata and b"names" in field.metadata
+    }
+
+
+def examples_schema(selected: list[str]) -> Any:
+    """One example ready for a model: a float32 column per selected feature, and where it came from."""
+    return pa.schema(
+        [pa.field("sample_id", pa.string(), nullable=False), pa.field("label", pa.string(), nullable=False)]
+        + [pa.field(name, pa.float32()) for name in selected]
+        + [
+            pa.field("is_synthetic", pa.bool_(), nullable=False),
+            pa.field("parent_a", pa.string()),
+            pa.field("parent_b", pa.string()),
+            pa.field("gap", pa.float64()),
+        ]
+    )
+
+
+def codes_schema(methods: tuple[str, ...], bits: int) -> Any:
+    """One sample's bit codes: `fixed_size_binary[ceil(bits / 8)]` per method, packed little-endian.
+
+    RaBitQ also needs two scalars a row: the norm of the centred vector and its factor f = ‖y‖²/‖y‖₁.
+    """
+    fields = [pa.field("sample_id", pa.string(), nullable=False), pa.field("split", pa.string())]
+    for method in methods:
+        fields.append(pa.field(method, pa.binary((bits + 7) // 8), nullable=False))
+        if method == "rabitq":
+            fields.append(pa.field("rabitq_norm", pa.float32(), nullable=False))
+            fields.append(pa.field("rabitq_factor", pa.float32(), nullable=False))
+    return pa.schema(fields)

@@ -1,0 +1,95 @@
+"""The process that parses: it owns one end of a socket, has limits, and can be killed at any time.
+
+For each request it receives the descriptor of an anonymous file, maps it, and answers with a length, a JSON
+header and raw float32 numbers. No pickles: what comes back from a process that met hostile bytes is only data.
+"""
+
+import ctypes
+import gc
+import json
+import mmap
+import os
+import resource
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Callable
+
+import numpy as np
+
+from tasks.extract.layout import GROUPS
+from tasks.extract.parse import Extracted, extract, unparsed
+
+PREFIX = struct.Struct("<II")
+"""Bytes of the JSON header, and how many float32 follow it."""
+
+PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
+
+
+def serve(connection: socket.socket, parse: Callable[[bytes], Extracted] = extract) -> None:
+    """Answer requests until the other end is closed."""
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(connection, 1, 1)
+        if not message:
+            return
+        found = _parse_file(descriptors[0], parse)
+        vectors = [np.ascontiguousarray(found.vectors[group], dtype="<f4") for group in GROUPS]
+        numbers = np.concatenate(vectors)
+        header = json.dumps(found.row).encode()
+        connection.sendall(PREFIX.pack(len(header), len(numbers)) + header + numbers.tobytes())
+
+
+def _parse_file(descriptor: int, parse: Callable[[bytes], Extracted]) -> Extracted:
+    try:
+        size = os.fstat(descriptor).st_size
+        if size == 0:
+            return parse(b"")
+        with mmap.mmap(descriptor, size, prot=mmap.PROT_READ) as mapped:
+            data = bytes(mapped)
+    finally:
+        os.close(descriptor)
+    try:
+        return parse(data)
+    except MemoryError:
+        gc.collect()
+        return unparsed(data, "oom", "the parser ran out of its memory limit (features.memory_mib)")
+
+
+def confine(memory_bytes: int) -> None:
+    """Give up what a parser does not need: memory beyond a limit, files, core dumps, new privileges."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes + _address_space(used), resource.RLIM_INFINITY))
+
+
+def _address_space(otherwise: int) -> int:
+    """Address space already taken (libraries, mostly); the limit is on what comes on top."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123
+            return int(file.read().split()[0]) * mmap.PAGESIZE
+    except OSError:
+        return otherwise
+
+
+def main(parse: Callable[[bytes], Extracted] = extract) -> None:
+    """Run as `python -m tasks.extract.child DESCRIPTOR MEMORY_BYTES`."""
+    descriptor, memory = int(sys.argv[1]), int(sys.argv[2])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when we end
+    # Compiled code is loaded (or compiled and cached) before writing files is forbidden.
+    extract(b"\x7fELF" + bytes(4096))
+    extract(b"a sentence for the strings " * 100)
+    confine(memory)
+    with socket.socket(fileno=descriptor) as connection:
+        connection.sendall(b"r")
+        serve(connection, parse)
+
+
+if __name__ == "__main__":
+    main()

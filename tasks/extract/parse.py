@@ -1,0 +1,174 @@
+"""One executable's bytes to its row of `binaries` and its features. Never raises on hostile bytes."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import lief
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.extract.bytestats import ByteStatistics, byte_statistics, entropy
+from tasks.extract.elf import read_elf
+from tasks.extract.hashing import hashed
+from tasks.extract.headers import KINDS, MACHINES, Headers
+from tasks.extract.layout import EXPORT_SLOTS, GROUPS, LIBRARY_SLOTS, SECTION_SLOTS, SYMBOL_SLOTS
+from tasks.extract.pe import read_pe
+
+lief.logging.disable()
+
+Vector = NDArray[np.float32]
+
+_RUST = re.compile(rb"/rustc/[0-9a-f]{40}[/\\]")
+_GO = (b"\xff Go buildinf:", b"Go build ID: ")
+_GCC = re.compile(rb"GCC: \([^)\0]{1,60}\) [0-9][0-9A-Za-z.+~ ()-]{0,60}")
+
+
+@dataclass(frozen=True, slots=True)
+class Extracted:
+    """A file's row of `binaries` (without its id) and its vector by group."""
+
+    row: dict[str, Any]
+    vectors: dict[str, Vector]
+
+
+def extract(data: bytes) -> Extracted:
+    """Parse a file; a failure is in `parse_status` and `parse_error`, never an exception."""
+    view = np.frombuffer(data, dtype=np.uint8)
+    statistics = byte_statistics(view)
+    row = {"size": len(data), "entropy": statistics.entropy, "parser": "lief", "parser_version": lief.__version__}
+    try:
+        headers = _headers(data)
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 # whatever the parser throws, the file stays a row
+        headers = f"the parser failed: {type(error).__name__}: {str(error)[:200]}"
+    if isinstance(headers, str):
+        return Extracted(row | {"parse_status": "error", "parse_error": headers}, _byte_groups(statistics))
+    return Extracted(row | _columns(headers, data), _vectors(headers, statistics, view))
+
+
+def unparsed(data: bytes, status: str, reason: str) -> Extracted:
+    """What is said of a file whose parse ended badly: its byte-level groups and the reason."""
+    statistics = byte_statistics(np.frombuffer(data, dtype=np.uint8))
+    row = {"size": len(data), "entropy": statistics.entropy, "parser": "lief", "parser_version": lief.__version__}
+    return Extracted(row | {"parse_status": status, "parse_error": reason}, _byte_groups(statistics))
+
+
+def _headers(data: bytes) -> Headers | str:
+    if not data:
+        return "empty file"
+    if data.startswith(b"\x7fELF"):
+        found = read_elf(data)
+        return found if found is not None else "damaged: begins like an ELF file, but its header cannot be read"
+    if data.startswith(b"MZ"):
+        found = read_pe(data)
+        return found if found is not None else "damaged: begins like a PE file, but its header cannot be read"
+    return f"not a PE or ELF file: begins with {data[:16]!r}"
+
+
+def _columns(headers: Headers, data: bytes) -> dict[str, Any]:
+    return {
+        "format": headers.format,
+        "machine": headers.machine,
+        "bits": headers.bits,
+        "endianness": headers.endianness,
+        "kind": headers.kind,
+        "stripped": not headers.has_symbol_table,
+        "has_debug_info": headers.has_debug_info,
+        "build_id": headers.build_id,
+        "compiler_banner": headers.comment or _banner(data),
+        "compiler_evidence": _evidence(headers, data),
+        "linker_version": headers.linker_version,
+        "sections": len(headers.sections),
+        "imported_symbols": len(headers.imports),
+        "exported_symbols": len(headers.exports),
+        "parse_status": "ok" if headers.problem is None else "partial",
+        "parse_error": headers.problem,
+    }
+
+
+def _banner(data: bytes) -> str | None:
+    found = _GCC.search(data)
+    return found.group().decode("ascii", "replace").strip() if found else None
+
+
+def _evidence(headers: Headers, data: bytes) -> str | None:
+    """The language whose compiler left its traces in the bytes. Held against labels, never made one."""
+    if _RUST.search(data) or "rustc version" in (headers.comment or ""):
+        return "rust"
+    return "go" if any(mark in data for mark in _GO) else None
+
+
+def _byte_groups(statistics: ByteStatistics) -> dict[str, Vector]:
+    vectors = {group: np.zeros(len(names), dtype=np.float32) for group, names in GROUPS.items()}
+    for group in ("general", "histogram", "byteentropy", "strings"):
+        vectors[group] = getattr(statistics, group)
+    return vectors
+
+
+def _vectors(headers: Headers, statistics: ByteStatistics, data: NDArray[np.uint8]) -> dict[str, Vector]:
+    vectors = _byte_groups(statistics)
+    vectors["general"] = statistics.general.copy()
+    vectors["general"][2] = 1
+    vectors["header"] = _header(headers, len(data))
+    vectors["sections"] = _sections(headers, data)
+    libraries = [library.encode() for library in headers.libraries]
+    symbols = [symbol.encode() for symbol in headers.imports]
+    exports = [symbol.encode() for symbol in headers.exports]
+    vectors["imports"] = _joined(
+        [len(libraries), len(symbols)],
+        hashed(libraries, None, LIBRARY_SLOTS, alternate_sign=False),
+        hashed(symbols, None, SYMBOL_SLOTS, alternate_sign=False),
+    )
+    vectors["exports"] = _joined([len(exports)], hashed(exports, None, EXPORT_SLOTS))
+    return vectors
+
+
+def _joined(head: list[float], *rest: Vector) -> Vector:
+    return np.concatenate([np.asarray(head, dtype=np.float32), *rest])
+
+
+def _header(headers: Headers, size: int) -> Vector:
+    entry = headers.entry_offset
+    return np.array(
+        [
+            headers.format == "pe", headers.format == "elf",
+            *(headers.machine == machine for machine in MACHINES),
+            headers.bits == 64, headers.endianness == "little",
+            *(headers.kind == kind for kind in KINDS),
+            entry is not None, 0 if entry is None else entry / size, headers.segments,
+            headers.overlay > 0, headers.overlay / size,
+            headers.has_symbol_table, headers.has_debug_info, headers.has_relocations,
+            headers.position_independent, headers.no_execute,
+        ],
+        dtype=np.float32,
+    )  # fmt: skip
+
+
+def _sections(headers: Headers, data: NDArray[np.uint8]) -> Vector:
+    # ELF's table begins with a null entry; it is no section.
+    sections = [s for s in headers.sections if s.name or s.size or s.virtual_size]
+    entropies = [entropy(data[s.offset : s.offset + s.size]) for s in sections]
+    shares = [s.size / len(data) for s in sections]
+    ratios = [s.size / max(s.virtual_size, 1) if s.virtual_size else 0.0 for s in sections]
+    names = [s.name.lower().encode() for s in sections]
+    statistics = [f(v) if v else 0.0 for v in (entropies, shares, ratios) for f in (min, _mean, max)]
+    return _joined(
+        [
+            len(sections),
+            sum(s.size == 0 for s in sections),
+            sum(not s.name for s in sections),
+            sum(s.readable for s in sections),
+            sum(s.writable for s in sections),
+            sum(s.executable for s in sections),
+            sum(s.writable and s.executable for s in sections),
+            *statistics,
+        ],
+        hashed(names, [s.size for s in sections], SECTION_SLOTS),
+        hashed(names, entropies, SECTION_SLOTS),
+    )
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,230 @@
+"""The extract stage: bytes to features, in a child process; or rows of a table to features."""
+
+import hashlib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from schemas.recipe import Features, TableSource
+from schemas.tables import BINARIES, features_schema
+from tasks.archives import Limits, read
+from tasks.build import Build
+from tasks.extract.isolation import IsolatedParser
+from tasks.extract.layout import GROUPS
+from tasks.items import Item, Receipt, Step, Workplace
+from tasks.shards import read_shard, table_path, work_path
+from tasks.tabular import batches, open_table, table_features
+
+VECTORS: Any = pa.schema(
+    [pa.field("sample_id", pa.string(), nullable=False), pa.field("vector_sha256", pa.string(), nullable=False)]
+)
+"""Partial state: the digest of each sample's features, by which duplicates are found."""
+
+DECLARED: Any = pa.schema(
+    [
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("declared", pa.string()),
+        pa.field("project", pa.string(), nullable=False),
+    ]
+)
+"""Partial state: label and group of each row of a table."""
+
+VECTOR_BYTES = 4 * sum(len(names) for names in GROUPS.values())
+"""Bytes of one sample's features."""
+
+
+def build(build: Build) -> None:
+    """Plan and compute features: an item for each batch of files, or for each range of rows."""
+    build.compute(_plan_rows(build) if build.recipe.is_table else _plan_files(build))
+
+
+def _plan_files(build: Build) -> list[Item]:
+    options = build.recipe.features
+    config = {"features": options.model_dump(mode="json")}
+    owners = build.receipts["ingest.assign"][0]
+    locations: dict[str, str] = {}
+    for receipt in build.receipts["ingest.scan"]:
+        locations |= receipt.facts["locations"]
+    items: list[Item] = []
+    for batch in owners.facts["batches"]:
+        sources = {source: locations[source] for source in batch["sources"]}
+        items.append(
+            build.item(
+                "extract",
+                "features",
+                batch["title"],
+                config=config,
+                inputs=[batch["digest"]],
+                args=config | {"owners": batch["shard"], "batch": batch["batch"], "locations": sources},
+                weight=batch["bytes"] + 1,
+                # One file and its parse at a time; the features of the batch, twice while they are written.
+                memory=3 * batch["largest"] + 2 * VECTOR_BYTES * batch["files"] + options.memory_mib * 2**20 // 4,
+            )
+        )
+    return items
+
+
+@cache
+def _parser(timeout_s: float, memory_mib: int) -> IsolatedParser:
+    """One parser process for a worker; it ends with the worker."""
+    return IsolatedParser(timeout_s=timeout_s, memory_mib=memory_mib)
+
+
+def features(place: Workplace) -> Receipt:
+    """Parse each file of a batch; a row of `binaries` each, and of `features` for those that parsed."""
+    args, key = place.item.args, place.item.key
+    options = Features.model_validate(args["features"])
+    parser = _parser(options.timeout_s, options.memory_mib)
+    wanted = _batch(place, args["owners"], args["batch"])
+    rows: list[dict[str, Any]] = []
+    vectors: list[tuple[str, dict[str, Any]]] = []
+    statuses: dict[str, int] = {}
+    for sha256, size, data, reason in _contents(wanted, args["locations"], options):
+        if data is None:
+            row = _unread(size, reason or "the file is no longer where it was found")
+        else:
+            extracted = parser.extract(data)
+            row = extracted.row
+            if row["parse_status"] in {"ok", "partial"}:
+                vectors.append((sha256, extracted.vectors))
+        rows.append({"sha256": sha256} | row)
+        statuses[row["parse_status"]] = statuses.get(row["parse_status"], 0) + 1
+    rows.sort(key=lambda row: row["sha256"])
+    vectors.sort(key=lambda pair: pair[0])
+    schema = features_schema(GROUPS)
+    digests = [
+        {"sample_id": sample, "vector_sha256": _vector_digest([found[group] for group in GROUPS])}
+        for sample, found in vectors
+    ]
+    shards = [
+        place.write(table_path("binaries", key), BINARIES, [pa.Table.from_pylist(rows, BINARIES)]),
+        place.write(table_path("features", key), schema, [_feature_table(schema, vectors)]),
+        place.write(work_path("vectors", key), VECTORS, [pa.Table.from_pylist(digests, VECTORS)]),
+    ]
+    return place.receipt(shards, statuses=dict(sorted(statuses.items())))
+
+
+def _batch(place: Workplace, shard: str, batch: int) -> list[dict[str, Any]]:
+    table = read_shard(place.root, shard)
+    return [row for row in table.to_pylist() if row["batch"] == batch]
+
+
+def _contents(
+    wanted: list[dict[str, Any]], locations: dict[str, str], options: Features
+) -> Iterator[tuple[str, int, bytes | None, str | None]]:
+    """SHA-256, size, bytes and reason of each wanted file; each archive is opened once."""
+    limit = options.max_file_mib * 2**20
+    limits = Limits(max_member_bytes=limit)
+    by_source: dict[str, list[dict[str, Any]]] = {}
+    for row in wanted:
+        by_source.setdefault(row["source_id"], []).append(row)
+    for source, rows in by_source.items():
+        left = {row["path_in_source"]: row for row in rows}
+        for member in read(Path(locations[source]), list(left), limits):
+            row = left.pop(member.path, None)
+            if row is None:
+                continue
+            data, reason = member.data, member.reason
+            if data is not None and hashlib.sha256(data).hexdigest() != row["sha256"]:
+                data, reason = None, "changed while it was read: run again"
+            yield row["sha256"], row["size"], data, reason
+        for row in left.values():
+            yield row["sha256"], row["size"], None, None
+
+
+def _unread(size: int, reason: str) -> dict[str, Any]:
+    return {
+        "size": size, "parse_status": "error", "parse_error": reason, "parser": "none", "parser_version": "",
+    }  # fmt: skip
+
+
+def _feature_table(schema: Any, vectors: list[tuple[str, dict[str, Any]]]) -> Any:
+    columns: list[Any] = [pa.array([sample for sample, _ in vectors], pa.string())]
+    for group, names in GROUPS.items():
+        matrix = (
+            np.stack([found[group] for _, found in vectors]).astype(np.float32, copy=False)
+            if vectors
+            else np.zeros((0, len(names)), np.float32)
+        )
+        flat = pa.array(matrix.reshape(-1), pa.float32())
+        columns.append(pa.FixedSizeListArray.from_arrays(flat, type=schema.field(group).type))
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _vector_digest(parts: list[Any]) -> str:
+    sha = hashlib.sha256()
+    for part in parts:
+        sha.update(np.ascontiguousarray(part, dtype="<f4").tobytes())
+    return sha.hexdigest()
+
+
+def _plan_rows(build: Build) -> list[Item]:
+    source = build.recipe.sources[0]
+    assert isinstance(source, TableSource)
+    scan = build.receipts["ingest.scan"][0]
+    path, rows, sha256 = scan.facts["path"], scan.facts["rows"], scan.facts["sha256"]
+    names = table_features(open_table(Path(path)), source)
+    row_bytes = 4 * max(1, len(names)) + 64
+    step = max(1, min(128 * build.recipe.publishing.shard_files, build.recipe.publishing.shard_mib * 2**20 // row_bytes))
+    config = {"source": source.model_dump(mode="json", exclude={"path"}), "sha256": sha256}
+    return [
+        build.item(
+            "extract",
+            "rows",
+            f"rows {start:,} to {min(start + step, rows):,}",
+            config=config | {"start": start, "stop": min(start + step, rows)},
+            inputs=[sha256],
+            args=config | {"path": path, "start": start, "stop": min(start + step, rows)},
+            weight=min(start + step, rows) - start,
+            memory=6 * row_bytes * step + 256 * 2**20,
+        )
+        for start in range(0, rows, step)
+    ]
+
+
+def rows(place: Workplace) -> Receipt:
+    """Rows of a table: an id each (its content and place), its features, its declared label and group."""
+    args, key = place.item.args, place.item.key
+    source = TableSource.model_validate(args["source"] | {"path": args["path"]})
+    table = open_table(Path(args["path"]))
+    names = table_features(table, source)
+    matrices: list[Any] = []
+    labels: list[str | None] = []
+    groups: list[str | None] = []
+    for part in batches(table, source, args["start"], args["stop"]):
+        matrices.append(part.features)
+        labels += part.labels
+        groups += part.groups if part.groups is not None else [None] * len(part.labels)
+    matrix = np.concatenate(matrices) if matrices else np.zeros((0, len(names)), np.float32)
+    ids = [
+        hashlib.sha256(f"{args['sha256']}\0{row}".encode()).hexdigest()
+        for row in range(args["start"], args["start"] + len(matrix))
+    ]
+    order = sorted(range(len(ids)), key=ids.__getitem__)
+    schema = features_schema({"table": tuple(names)})
+    flat = pa.array(np.ascontiguousarray(matrix[order]).reshape(-1), pa.float32())
+    vectors = pa.Table.from_arrays(
+        [
+            pa.array([ids[i] for i in order], pa.string()),
+            pa.FixedSizeListArray.from_arrays(flat, type=schema.field("table").type),
+        ],
+        schema=schema,
+    )
+    declared = [
+        {"sample_id": ids[i], "declared": labels[i], "project": f"group {groups[i]}" if groups[i] is not None else ids[i]}
+        for i in order
+    ]
+    digests = [{"sample_id": ids[i], "vector_sha256": _vector_digest([matrix[i]])} for i in order]
+    shards = [
+        place.write(table_path("features", key), schema, [vectors]),
+        place.write(work_path("declared", key), DECLARED, [pa.Table.from_pylist(declared, DECLARED)]),
+        place.write(work_path("vectors", key), VECTORS, [pa.Table.from_pylist(digests, VECTORS)]),
+    ]
+    return place.receipt(shards, rows=len(ids))
+
+
+STEPS: dict[str, Step] = {"features": features, "rows": rows}

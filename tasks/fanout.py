@@ -1,0 +1,205 @@
+"""How a stage's items run on Dask: the only module that imports `distributed`.
+
+A bounded window of futures: a few items per worker are in flight, each future is released as it ends,
+so that the scheduler's graph and the client's memory do not grow with the number of items.
+"""
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+
+import dask
+from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
+
+from schemas.errors import BinmillError, WorkerError
+from tasks.items import Item, Receipt, perform
+
+WINDOW_PER_WORKER = 3
+"""Items in flight for each worker: one that runs and two that wait, so that no worker idles."""
+
+SETTINGS = {
+    # A cluster that loses its workers says so; it does not hang (measured, see the design notes).
+    "distributed.deploy.lost-worker-timeout": "60s",
+    "distributed.scheduler.no-workers-timeout": "300s",
+    # An item that killed one worker is not given to others: it is run again alone, by us.
+    "distributed.scheduler.allowed-failures": 0,
+    "distributed.scheduler.locks.lease-timeout": "60s",
+    "distributed.admin.system-monitor.interval": "2s",
+    "distributed.worker.profile.enabled": False,
+}
+
+
+class DaskExecutor:
+    """Runs items on a Dask cluster through a client.
+
+    Parameters
+    ----------
+    client
+        Connected client; the workers see the dataset's folder and the download cache at the same paths.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    @property
+    def memory_limit(self) -> int | None:
+        """Memory of the smallest worker in bytes; None when no worker says."""
+        limits = [w["memory_limit"] for w in self.client.scheduler_info(n_workers=-1)["workers"].values()]
+        known = [int(limit) for limit in limits if limit]
+        return min(known) if known else None
+
+    def _submit(self, root: str, item: Item, attempt: str = "") -> Future:
+        # The key is the item's fingerprint; `pure=False` since the work is a side effect: a shard.
+        return self.client.submit(
+            perform, root, item, key=f"{item.stage}.{item.step}-{item.key}{attempt}", pure=False, retries=2
+        )
+
+    def run(self, root: str, items: Sequence[Item]) -> Iterator[tuple[Item, Receipt]]:
+        """Yield each item with its receipt as it ends.
+
+        Raises
+        ------
+        WorkerError
+            An item killed its worker twice, the second time alone; or the cluster has no worker left.
+        BinmillError
+            What the item itself raised.
+        """
+        if not items:
+            return
+        workers = max(1, len(self.client.scheduler_info(n_workers=-1)["workers"]))
+        waiting = iter(items)
+        flying: dict[Future, Item] = {}
+        suspects: list[Item] = []
+        # `loop` is given since this may run in a thread of Prefect's, which has no loop of Dask's.
+        completed = as_completed(loop=self.client.loop)
+        try:
+            for item in _take(waiting, workers * WINDOW_PER_WORKER):
+                future = self._submit(root, item)
+                flying[future] = item
+                completed.add(future)
+            for future in completed:
+                item = flying.pop(future)
+                try:
+                    yield item, _result(future)
+                except KilledWorker:
+                    suspects.append(item)
+                finally:
+                    future.release()
+                for following in _take(waiting, 1):
+                    future = self._submit(root, following)
+                    flying[future] = following
+                    completed.add(future)
+            for item in suspects:
+                yield item, self._alone(root, item)
+        finally:
+            if flying:
+                with contextlib.suppress(Exception):
+                    self.client.cancel(list(flying), force=True)
+
+    def _alone(self, root: str, item: Item) -> Receipt:
+        """Run an item that killed its worker once more, with nothing beside it, before it is declared poison."""
+        future = self._submit(root, item, attempt="-alone")
+        try:
+            return _result(future)
+        except KilledWorker as error:
+            raise WorkerError(
+                f"{item.stage}.{item.step}: '{item.title}' killed its worker twice, the second time alone",
+                "give workers more memory (--memory), or leave the source out; finished work is kept",
+            ) from error
+        finally:
+            future.release()
+
+
+def _take(items: Iterator[Item], count: int) -> Iterator[Item]:
+    for _ in range(count):
+        item = next(items, None)
+        if item is None:
+            return
+        yield item
+
+
+def _result(future: Future) -> Receipt:
+    try:
+        return future.result()
+    except (BinmillError, KilledWorker):
+        raise
+    except TimeoutError as error:
+        raise WorkerError(
+            "the Dask cluster has no worker left", "start workers, then run again: finished work is kept"
+        ) from error
+
+
+@contextlib.contextmanager
+def local_executor(workers: int, memory_limit: int | None = None) -> Generator[DaskExecutor]:
+    """A cluster of `workers` one-threaded processes on loopback, without a dashboard, ended with the block.
+
+    Parameters
+    ----------
+    memory_limit
+        Bytes for each worker; by default the machine's memory shared out.
+    """
+    # Workers are started by executing this interpreter anew; they must find the rooms wherever they start.
+    root = str(Path(__file__).parent.parent)
+    threads = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+    paths = [root, *[p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p and p != root]]
+    environment = {"PYTHONPATH": os.pathsep.join(paths), **threads}
+    with dask.config.set({**SETTINGS, "distributed.nanny.pre-spawn-environ": threads}):
+        quiet = logging.getLogger("distributed")
+        level = quiet.level
+        quiet.setLevel(logging.ERROR)
+        cluster = LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address=None,
+            memory_limit="auto" if memory_limit is None else memory_limit,
+            silence_logs=logging.ERROR,
+            env=environment,
+        )
+        try:
+            with Client(cluster, set_as_default=False) as client:
+                yield DaskExecutor(client)
+        finally:
+            cluster.close(timeout=20)
+            quiet.setLevel(level)
+
+
+@contextlib.contextmanager
+def remote_executor(address: str, timeout_s: float = 30) -> Generator[DaskExecutor]:
+    """The cluster whose scheduler listens at `address` (`tcp://host:port`).
+
+    Raises
+    ------
+    WorkerError
+        No scheduler answers there, no worker is connected, or its Python differs from ours.
+    """
+    try:
+        client = Client(address, timeout=timeout_s, set_as_default=False)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise WorkerError(
+            f"--scheduler {address}: no Dask scheduler answers: {error}",
+            "start one with 'dask scheduler' and workers with 'dask worker ADDRESS --nthreads 1'",
+        ) from error
+    with dask.config.set(SETTINGS), client:
+        try:
+            client.wait_for_workers(1, timeout=timeout_s)
+        except TimeoutError as error:
+            raise WorkerError(
+                f"--scheduler {address}: the scheduler has no worker",
+                f"start one: 'dask worker {address} --nthreads 1' in an environment with binmill",
+            ) from error
+        versions = set(client.run(_python_version).values())
+        if versions != {_python_version()}:
+            raise WorkerError(
+                f"--scheduler {address}: workers run Python {', '.join(sorted(versions))}, this is {_python_version()}",
+                "use one Python version on all machines, or the same bytes cannot be promised",
+            )
+        yield DaskExecutor(client)
+
+
+def _python_version() -> str:
+    return f"{sys.version_info.major}.{sys.version_info.minor}"

@@ -1,0 +1,43 @@
+"""What a wheel says of itself: name, version, who built it, under which licence."""
+
+from dataclasses import dataclass
+from email.parser import HeaderParser
+from pathlib import Path
+
+from tasks.archives import Limits, members
+from tasks.ingest.licence import licence
+
+METADATA_LIMITS = Limits(max_member_bytes=4 << 20)
+
+
+@dataclass(frozen=True, slots=True)
+class WheelMetadata:
+    """From `*.dist-info/WHEEL` and `*.dist-info/METADATA`."""
+
+    name: str | None
+    version: str | None
+    generator: str | None
+    licence: str | None
+    licence_source: str | None
+
+
+def _is_metadata(path: str) -> bool:
+    folder, _, name = path.rpartition("/")
+    return folder.endswith(".dist-info") and "/" not in folder and name in {"WHEEL", "METADATA"}
+
+
+def read_wheel_metadata(path: Path) -> WheelMetadata:
+    """Read a wheel's metadata; fields are null where it does not say, or cannot be read."""
+    texts: dict[str, str] = {}
+    for member in members(path, METADATA_LIMITS, _is_metadata):
+        if member.data is not None:
+            texts[member.path.rpartition("/")[2]] = member.data.decode("utf-8", "replace")
+    return parse_metadata(texts.get("METADATA", ""), texts.get("WHEEL", ""))
+
+
+def parse_metadata(metadata: str, wheel: str) -> WheelMetadata:
+    """The same from the texts of the two files."""
+    about = HeaderParser().parsestr(metadata)
+    built = HeaderParser().parsestr(wheel)
+    spdx, source = licence(about["License-Expression"], about["License"], about.get_all("Classifier", []))
+    return WheelMetadata(about["Name"], about["Version"], built["Generator"], spdx, source)

@@ -1,0 +1,106 @@
+"""Work items, what doing one gives back, and how one is done."""
+
+import importlib
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from threadpoolctl import threadpool_limits
+
+from schemas.provenance import Provenance
+from tasks.shards import Shard, write_shard
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One piece of work that can be done anywhere the dataset's folder is in reach.
+
+    It crosses to a worker, so it is small and holds only JSON values; data stays in shards.
+    """
+
+    stage: str
+    step: str
+    key: str
+    title: str
+    args: dict[str, Any]
+    provenance: Provenance
+    weight: int = 1
+    """Size for progress and estimates, in the step's unit."""
+    memory: int = 0
+    """Planned peak memory in bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a finished item says: its shards and small facts, never data."""
+
+    stage: str
+    step: str
+    key: str
+    shards: tuple[Shard, ...]
+    facts: dict[str, Any] = field(default_factory=lambda: {})
+    seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values, for the journal."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(value: dict[str, Any]) -> "Receipt":
+        """Back from the journal."""
+        shards = tuple(Shard(**shard) for shard in value["shards"])
+        return Receipt(**(value | {"shards": shards}))
+
+    def shard(self, table: str) -> Shard:
+        """The shard of one table; for steps that write one of each."""
+        for shard in self.shards:
+            if shard.table == table:
+                return shard
+        raise KeyError(table)
+
+    def all_of(self, table: str) -> tuple[Shard, ...]:
+        """The shards of one table, in order."""
+        return tuple(shard for shard in self.shards if shard.table == table)
+
+
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """Where a worker reads and writes while it does one item."""
+
+    root: Path
+    item: Item
+
+    def write(self, path: str, schema: Any, batches: Iterable[Any]) -> Shard:
+        """Write one shard of this item; it carries the item's provenance."""
+        return write_shard(
+            self.root,
+            path,
+            schema,
+            batches,
+            self.item.provenance,
+            row_group_rows=self.item.args.get("row_group_rows", 65_536),
+            zstd_level=self.item.args.get("zstd_level", 3),
+        )
+
+    def receipt(self, shards: Sequence[Shard], **facts: Any) -> Receipt:
+        """The receipt of this item."""
+        return Receipt(self.item.stage, self.item.step, self.item.key, tuple(shards), facts)
+
+
+Step = Callable[[Workplace], Receipt]
+
+
+def perform(root: str, item: Item) -> Receipt:
+    """Do one item, on whichever machine this is called.
+
+    Linear algebra runs on one thread: sums then have one order, and workers do not crowd each other.
+    """
+    start = time.perf_counter()
+    steps: dict[str, Step] = importlib.import_module(f"tasks.{item.stage}.task").STEPS
+    with threadpool_limits(limits=1):
+        receipt = steps[item.step](Workplace(Path(root), item))
+    return Receipt(
+        receipt.stage, receipt.step, receipt.key, receipt.shards, receipt.facts, time.perf_counter() - start
+    )

@@ -1,0 +1,80 @@
+"""The dataset card: README.md of a dataset, for people."""
+
+from typing import Any
+
+from schemas.recipe import Recipe
+
+NOTES = {
+    "sources": "places data came from, with URL, archive SHA-256 and licence",
+    "observations": "places where each file was found, refused ones with the reason",
+    "binaries": "distinct files: format, machine, compiler, parse status",
+    "labels": "the label of each sample, who declared it, and whether the bytes contradict it",
+    "features": "feature vectors, one fixed-size list per group; names in the columns' metadata",
+    "splits": "train, validation or test, by whole groups",
+    "screening": "mutual information (nats) of each feature with the label on train",
+    "train": "examples to train on, synthetic ones marked",
+    "validation": "examples to tune on",
+    "test": "examples to judge on",
+    "codes": "bit codes for nearest-neighbour search",
+}
+
+
+def card(recipe: Recipe, summary: dict[str, Any], rows: dict[str, int]) -> str:
+    """Text of the card, in Markdown. It holds no time, so that equal data gives an equal card."""
+    title = recipe.publishing.title or recipe.name
+    parts = [f"# {title}", ""]
+    if recipe.publishing.description:
+        parts += [recipe.publishing.description.strip(), ""]
+    parts += ["Made by [binmill](recipe.yaml): the recipe beside this file makes it again, byte for byte.", ""]
+    parts += ["## Tables", "", "| table | rows | a row is |", "|---|---:|---|"]
+    parts += [f"| `{name}` | {count:,} | {NOTES.get(name, '')} |" for name, count in rows.items()]
+    parts += ["", "## Class balance", "", "| split | label | real rows | with synthetic rows |", "|---|---|---:|---:|"]
+    before, after = summary["balance"]["before"], summary["balance"]["after"]
+    parts += [
+        f"| {split} | {label} | {before[split].get(label, 0):,} | {count:,} |"
+        for split, labels in after.items()
+        for label, count in labels.items()
+    ]
+    parts += ["", "## What was left out, and why", ""]
+    if summary["failures"]:
+        parts += ["| stage | reason | inputs |", "|---|---|---:|"]
+        parts += [f"| {f['stage']} | {_cell(f['reason'])} | {f['count']:,} |" for f in summary["failures"]]
+        parts += ["", f"{summary['failed']:,} of {summary['inputs']:,} inputs."]
+    else:
+        parts += [f"Nothing: all {summary['inputs']:,} inputs are in."]
+    if summary["licences"]:
+        parts += ["", "## Licences of the sources", "", "| licence (SPDX) | sources |", "|---|---:|"]
+        parts += [f"| {_cell(licence)} | {count:,} |" for licence, count in summary["licences"].items()]
+        parts += ["", "`sources.licence` names each; the files stay under their own licences."]
+    if summary["top_features"]:
+        parts += ["", "## Top features", "", "| rank | feature | MI (bits) | q |", "|---:|---|---:|---:|"]
+        parts += [
+            f"| {f['rank']} | `{f['feature']}` | {f['mi_bits']:.3f} | {f['q_value']:.2g} |"
+            for f in summary["top_features"]
+        ]
+    if summary["recall"]:
+        parts += ["", "## Codes", "", "| method | bits | bytes a row | recall | k | queries | rows searched |"]
+        parts += ["|---|---:|---:|---:|---:|---:|---:|"]
+        parts += [
+            f"| {r['method']} | {r['bits']} | {r['bytes']} | {r['recall']:.3f} | {r['k']} | {r['queries']} | {r['base']} |"
+            for r in summary["recall"]
+        ]
+    parts += [
+        "",
+        "## Query it",
+        "",
+        "```",
+        'binmill query . "SELECT split, label, count(*) FROM splits JOIN labels USING (sample_id) GROUP BY ALL"',
+        "duckdb -c \"SELECT label, count(*) FROM 'tables/train/*.parquet' GROUP BY label\"",
+        "python -c \"import pyarrow.dataset as d; print(d.dataset('tables/train').to_table().to_pandas())\"",
+        "```",
+        "",
+        "Everything learned (`fitted/`) was learned from `train` alone. `binmill verify .` checks every byte,",
+        "`binmill trace . ID` shows where a row came from.",
+        "",
+    ]
+    return "\n".join(parts)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,156 @@
+"""What is told of a dataset: counts, failures by reason, balance, top features, recall. All from its tables."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from schemas.tables import SPLITS
+from tasks.build import Build
+from tasks.duck import connection, view
+from tasks.shards import Shard, read_shard
+
+LN2 = math.log(2)
+
+_FAILURES = {
+    "sources": "SELECT 'fetch' AS stage, reason, coalesce(filename, name) AS example FROM sources "
+    "WHERE status <> 'ok'",
+    "observations": "SELECT 'ingest', reason, path_in_source FROM observations WHERE status <> 'ok'",
+    "binaries": "SELECT 'extract', parse_status || ': ' || coalesce(parse_error, '?'), sha256 FROM binaries "
+    "WHERE parse_status NOT IN ('ok', 'partial')",
+    "labels": "SELECT 'label', reason, sample_id FROM labels WHERE reason IS NOT NULL",
+}
+
+
+def failures(build: Build) -> tuple[list[dict[str, Any]], int]:
+    """Inputs that are not in train, validation or test, by stage and reason, and how many inputs there were.
+
+    A reason is counted up to its first bracket, quotation mark or second colon, where it begins to name
+    one file; `example` is one of the places.
+    """
+    shards: dict[str, list[Shard]] = {
+        "sources": build.shards("ingest.assign", "sources"),
+        "observations": build.shards("ingest.scan", "observations"),
+        "binaries": build.shards("extract.features", "binaries"),
+        "labels": build.shards("label.labels", "labels"),
+    }
+    with connection(build.root) as database:
+        present = [name for name, found in shards.items() if found]
+        for name in present:
+            view(database, name, build.root, shards[name])
+        union = " UNION ALL ".join(_FAILURES[name] for name in present)
+        rows = database.execute(
+            f"WITH f(stage, reason, example) AS ({union}) "
+            "SELECT stage, regexp_extract(reason, '^[^:''\"(]*(: [^:''\"(]*)?') AS why, count(*) AS n, "
+            "min(example) FROM f GROUP BY ALL ORDER BY n DESC, stage, why"
+        ).fetchall()
+        total = 0
+        if "labels" in present and not shards["binaries"]:
+            total = _count(database, "SELECT count(*) FROM labels")
+        elif "observations" in present:
+            total = _count(
+                database,
+                "SELECT (SELECT count(*) FROM observations WHERE sha256 IS NULL) + "
+                "(SELECT count(DISTINCT sha256) FROM observations) + "
+                "(SELECT count(*) FROM sources WHERE status <> 'ok')",
+            )
+    found = [
+        {"stage": stage, "reason": why.strip(), "count": n, "example": example}
+        for stage, why, n, example in rows
+    ]
+    return found, total
+
+
+def _count(database: Any, sql: str) -> int:
+    row = database.execute(sql).fetchone()
+    return int(row[0]) if row else 0
+
+
+def summarise(build: Build) -> dict[str, Any]:
+    """The summary that the manifest, the card and the command line show."""
+    failed, total = failures(build)
+    summary: dict[str, Any] = {
+        "inputs": total,
+        "failed": sum(f["count"] for f in failed),
+        "failures": failed,
+        "files": _files(build),
+        "licences": _licences(build),
+        "balance": _balance(build),
+        "top_features": _top_features(build.root, build.shards("screen.scores", "screening")),
+        "recall": _recall(build),
+    }
+    summary["features"] = _feature_count(build)
+    return summary
+
+
+def _files(build: Build) -> list[dict[str, Any]]:
+    shards = build.shards("extract.features", "binaries")
+    if not shards:
+        return []
+    with connection(build.root) as database:
+        view(database, "binaries", build.root, shards)
+        rows = database.execute(
+            "SELECT coalesce(format, 'none'), coalesce(machine, '-'), count(*), sum(size)::BIGINT, "
+            "count(*) FILTER (parse_status = 'ok'), count(*) FILTER (parse_status = 'partial') "
+            "FROM binaries GROUP BY ALL ORDER BY ALL"
+        ).fetchall()
+    names = ("format", "machine", "files", "bytes", "ok", "partial")
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def _licences(build: Build) -> dict[str, int]:
+    shards = build.shards("ingest.assign", "sources")
+    if not shards:
+        return {}
+    with connection(build.root) as database:
+        view(database, "sources", build.root, shards)
+        return dict(
+            database.execute(
+                "SELECT coalesce(licence, 'unknown'), count(*) AS n FROM sources GROUP BY ALL ORDER BY n DESC, 1"
+            ).fetchall()
+        )
+
+
+def _balance(build: Build) -> dict[str, dict[str, dict[str, int]]]:
+    """Rows by split and label: real ones, and with synthetic ones."""
+    before: dict[str, dict[str, int]] = {name: {} for name in SPLITS}
+    for receipt in build.receipts.get("screen.apply", []):
+        for split, labels in receipt.facts["rows"].items():
+            for label, count in labels.items():
+                before[split][label] = before[split].get(label, 0) + count
+    after = {name: dict(sorted(labels.items())) for name, labels in before.items()}
+    for receipt in build.receipts.get("rebalance.synthesize", []):
+        label = receipt.facts["label"]
+        after["train"][label] = after["train"].get(label, 0) + receipt.facts["rows"]
+    return {"before": {name: dict(sorted(labels.items())) for name, labels in before.items()}, "after": after}
+
+
+def _top_features(root: Path, shards: list[Shard], count: int = 15) -> list[dict[str, Any]]:
+    if not shards:
+        return []
+    table = read_shard(root, shards[0].path, ["feature", "mi", "mi_corrected", "p_value", "q_value", "rank", "selected"])
+    rows = [row for row in table.to_pylist() if row["rank"] is not None and row["rank"] <= count]
+    return [
+        {
+            "rank": row["rank"],
+            "feature": row["feature"],
+            "mi_bits": row["mi_corrected"] / LN2,
+            "q_value": row["q_value"],
+            "selected": row["selected"],
+        }
+        for row in sorted(rows, key=lambda row: row["rank"])
+    ]
+
+
+def _feature_count(build: Build) -> dict[str, int]:
+    shards = build.shards("screen.scores", "screening")
+    if not shards:
+        return {}
+    table = read_shard(build.root, shards[0].path, ["selected", "q_value"])
+    selected = table.column("selected").to_pylist()
+    q = [value for value in table.column("q_value").to_pylist() if value is not None]
+    return {"screened": len(selected), "selected": sum(selected), "q_below_0.05": sum(v <= 0.05 for v in q)}
+
+
+def _recall(build: Build) -> list[dict[str, Any]]:
+    shards = build.shards("binarize.recall", "recall")
+    return read_shard(build.root, shards[0].path).to_pylist() if shards else []

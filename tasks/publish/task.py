@@ -1,0 +1,131 @@
+"""The publish stage: the summary, the card and, last, the manifest. It runs where the flow runs."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import yaml
+
+from schemas.errors import ToleranceError
+from schemas.manifest import Manifest, ShardEntry, content_digest
+from tasks.build import Build
+from tasks.publish.card import card
+from tasks.publish.summary import failures, summarise
+from tasks.shards import Shard, replace_atomically, sweep
+
+MANIFEST = "manifest.json"
+
+TABLES = (
+    "sources", "observations", "binaries", "labels", "features", "splits", "screening",
+    "train", "validation", "test", "codes",
+)  # fmt: skip
+"""Order in which tables are shown: that of the pipeline."""
+
+
+def check_tolerance(build: Build) -> None:
+    """Stop a run in which more inputs failed than the recipe tolerates.
+
+    Raises
+    ------
+    ToleranceError
+        Naming the commonest reasons. Nothing is lost: a run with a wider tolerance goes on from here.
+    """
+    failed, total = failures(build)
+    count = sum(f["count"] for f in failed)
+    if total == 0:
+        raise ToleranceError(
+            "sources: no input was found",
+            "check the sources' paths and their members.include patterns",
+        )
+    share = build.recipe.tolerance.share
+    if count > share * total:
+        reasons = "; ".join(f"{f['count']} x {f['reason']} (e.g. {f['example']})" for f in failed[:5])
+        raise ToleranceError(
+            f"tolerance.share: {count} of {total} inputs failed ({count / total:.1%}), "
+            f"the recipe tolerates {share:.1%}: {reasons}",
+            "mend or leave out these inputs, or raise tolerance.share; finished work is kept",
+        )
+
+
+def publish(build: Build, run: Mapping[str, Any]) -> tuple[Manifest, bool]:
+    """Commit the dataset.
+
+    Parameters
+    ----------
+    run
+        What is true of this run only (times, workers, tree); it does not enter the digest.
+
+    Returns
+    -------
+    manifest
+        The committed manifest.
+    changed
+        False when the same dataset was already there; its manifest is then left as it was.
+    """
+    entries = _entries(build)
+    tables: dict[str, list[ShardEntry]] = {name: [] for name in TABLES}
+    fitted: dict[str, ShardEntry] = {}
+    for shard in entries:
+        entry = ShardEntry(**asdict(shard))
+        if shard.path.startswith("tables/"):
+            tables[shard.table].append(entry)
+        else:
+            fitted[shard.table] = entry
+    tables = {name: shards for name, shards in tables.items() if shards}
+    recipe = build.recipe.model_dump(mode="json")
+    digest = content_digest(build.recipe.name, recipe, tables, fitted)
+
+    previous = _previous(build)
+    summary = summarise(build)
+    rows = {name: sum(shard.rows for shard in shards) for name, shards in tables.items()}
+    texts = {
+        "README.md": card(build.recipe, summary, rows),
+        "recipe.yaml": yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True),
+    }
+    for name, text in texts.items():
+        if not (build.root / name).is_file() or (build.root / name).read_text(encoding="utf-8") != text:
+            replace_atomically(build.root / name, text.encode())
+    files = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+    manifest = Manifest(
+        name=build.recipe.name,
+        digest=digest,
+        recipe=recipe,
+        tables=tables,
+        fitted=fitted,
+        files=files,
+        summary=summary,
+        run=dict(run),
+    )
+    unchanged = (
+        previous is not None
+        and previous.digest == digest
+        and previous.content_digest() == digest
+        and previous.files == files
+        and previous.summary == json.loads(json.dumps(summary))
+    )
+    if unchanged:
+        assert previous is not None
+        manifest = previous
+    else:
+        text = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+        replace_atomically(build.root / MANIFEST, text.encode())
+    # Only now may what the old manifest listed go.
+    receipts = [receipt for found in build.receipts.values() for receipt in found]
+    build.journal.keep_only({receipt.key for receipt in receipts})
+    sweep(build.root, {shard.path for receipt in receipts for shard in receipt.shards})
+    return manifest, not unchanged
+
+
+def _entries(build: Build) -> list[Shard]:
+    found = [shard for receipts in build.receipts.values() for receipt in receipts for shard in receipt.shards]
+    return [s for s in dict.fromkeys(found) if s.path.startswith(("tables/", "fitted/"))]
+
+
+def _previous(build: Build) -> Manifest | None:
+    path = build.root / MANIFEST
+    try:
+        return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,79 @@
+"""Opening a dataset: its manifest, and where its tables are."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from schemas.errors import DatasetError
+from schemas.manifest import Manifest
+from schemas.provenance import FORMAT
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A dataset that can be read: a folder with a manifest."""
+
+    root: Path
+    manifest: Manifest
+
+    def paths(self, table: str) -> list[Path]:
+        """Files of one table."""
+        return [self.root / shard.path for shard in self.manifest.tables.get(table, [])]
+
+    def fitted(self, name: str) -> Path:
+        """File of one fitted table.
+
+        Raises
+        ------
+        DatasetError
+            The dataset has no such table.
+        """
+        shard = self.manifest.fitted.get(name)
+        if shard is None:
+            raise DatasetError(
+                f"{self.root}: nothing was fitted under the name '{name}'",
+                f"fitted here: {', '.join(self.manifest.fitted) or 'nothing'}; see the recipe's sections",
+            )
+        return self.root / shard.path
+
+
+def open_dataset(root: Path) -> Dataset:
+    """Read a dataset's manifest.
+
+    Raises
+    ------
+    DatasetError
+        There is no manifest, it cannot be read, or another version of the layout is in the folder.
+    """
+    path = root / MANIFEST
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DatasetError(
+            f"{root}: no dataset here (no {MANIFEST})",
+            "name a folder that 'binmill run' wrote; a run that was cut short has none until it is run again",
+        ) from error
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path}: cannot be read: {error}", "run the recipe again") from error
+    found = data.get("format") if isinstance(data, dict) else None
+    if found != FORMAT:
+        raise DatasetError(
+            f"{path}: format is {found!r}, this binmill reads {FORMAT!r}",
+            "use the binmill release that wrote it, or run the recipe again",
+        )
+    try:
+        manifest = Manifest.model_validate(data)
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise DatasetError(f"{path}: field {where} is damaged", "run the recipe again") from error
+    for shard in manifest.shards():
+        inside = (root / shard.path).resolve().is_relative_to(root.resolve())
+        if not inside or not shard.path.startswith(("tables/", "fitted/")):
+            raise DatasetError(
+                f"{path}: lists {shard.path}, which is outside the dataset", "do not trust this dataset"
+            )
+    return Dataset(root, manifest)

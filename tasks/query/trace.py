@@ -1,0 +1,114 @@
+"""From a row back to where it came from."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from schemas.errors import QueryError
+from schemas.tables import SPLITS
+from tasks.query.dataset import Dataset
+from tasks.shards import read_provenance
+
+KEYS = {
+    **dict.fromkeys(SPLITS, "sample_id"),
+    "codes": "sample_id",
+    "splits": "sample_id",
+    "labels": "sample_id",
+    "features": "sample_id",
+    "binaries": "sha256",
+    "observations": "sha256",
+}
+"""Tables a row is looked for in, from the end of the pipeline to its beginning, and their key column."""
+
+HIDDEN = {"features"}
+"""Tables whose values are too many to show."""
+
+FIXED = ("sample_id", "label", "split", "is_synthetic", "parent_a", "parent_b", "gap")
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One row of the chain: the table it stands in, the shard, and what made the shard."""
+
+    table: str
+    shard: str
+    values: dict[str, Any]
+    provenance: dict[str, Any]
+    derived_from: tuple["Trace", ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """The chain of one id, from model-ready example to archive."""
+
+    sample_id: str
+    links: list[Link] = field(default_factory=lambda: [])
+
+
+def resolve_id(dataset: Dataset, prefix: str) -> str:
+    """The one id that starts with `prefix`.
+
+    Raises
+    ------
+    QueryError
+        None does, or several do.
+    """
+    found: set[str] = set()
+    for table, key in KEYS.items():
+        if table in HIDDEN:
+            continue
+        for path in dataset.paths(table):
+            column = pq.read_table(path, columns=[key], partitioning=None).column(key)
+            found.update(column.filter(pc.starts_with(column, prefix)).unique().to_pylist())
+        if len(found) > 1:
+            break
+    if not found or not prefix:
+        raise QueryError(
+            f"{dataset.root}: no row has an id that starts with '{prefix}'",
+            "list ids with: binmill query DATASET \"SELECT sample_id, project FROM splits\"",
+        )
+    if len(found) > 1:
+        raise QueryError(
+            f"'{prefix}' fits {len(found)} or more ids, {min(found)} and {max(found)} among them",
+            "give more of the id",
+        )
+    return found.pop()
+
+
+def trace(dataset: Dataset, sample_id: str) -> Trace:
+    """The chain of one row: each table it stands in, each parent, each source."""
+    chain = Trace(sample_id)
+    for table, key in KEYS.items():
+        for path in dataset.paths(table):
+            for row in _rows(path, table, key, sample_id):
+                parents = tuple(
+                    trace(dataset, row[name]) for name in ("parent_a", "parent_b") if row.get(name) is not None
+                )
+                chain.links.append(_link(dataset, table, path, row, parents))
+    for source in dict.fromkeys(
+        link.values["source_id"] for link in chain.links if link.table == "observations"
+    ):
+        for path in dataset.paths("sources"):
+            for row in _rows(path, "sources", "source_id", source):
+                chain.links.append(_link(dataset, "sources", path, row))
+    return chain
+
+
+def _rows(path: Path, table: str, key: str, value: str) -> list[dict[str, Any]]:
+    names = pq.read_schema(path).names
+    columns = [key] if table in HIDDEN else [n for n in names if n in FIXED] if table in SPLITS else names
+    found = pq.read_table(path, columns=columns, filters=[(key, "=", value)], partitioning=None)
+    return [
+        {name: cell.hex() if isinstance(cell, bytes) else cell for name, cell in row.items() if cell is not None}
+        for row in pa.Table.to_pylist(found)
+    ]
+
+
+def _link(
+    dataset: Dataset, table: str, path: Path, row: dict[str, Any], parents: tuple[Trace, ...] = ()
+) -> Link:
+    return Link(table, path.relative_to(dataset.root).as_posix(), row, read_provenance(path), parents)

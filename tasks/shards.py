@@ -1,0 +1,262 @@
+"""Shards: Parquet files written beside their place, flushed, and renamed; and how they are read."""
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from schemas.errors import DatasetError
+from schemas.provenance import METADATA_KEY, Provenance
+
+STATE = ".binmill"
+"""Folder inside a dataset for what only binmill needs: journal, lock, partial states."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One file of a dataset, by its place relative to the dataset, and what it must be."""
+
+    path: str
+    sha256: str
+    size: int
+    rows: int
+
+    @property
+    def table(self) -> str:
+        """Name of the table (or fitted table, or partial state) the shard belongs to."""
+        folder, name = self.path.rsplit("/", 1)
+        return folder.rsplit("/", 1)[1] if name.startswith("part-") else name.rsplit("-", 1)[0]
+
+
+def table_path(table: str, key: str, part: int | None = None) -> str:
+    """Place of a published table's shard."""
+    suffix = "" if part is None else f"-{part:05d}"
+    return f"tables/{table}/part-{key}{suffix}.parquet"
+
+
+def fitted_path(name: str, key: str) -> str:
+    """Place of something learned from the training split."""
+    return f"fitted/{name}-{key}.parquet"
+
+
+def work_path(table: str, key: str, part: int | None = None) -> str:
+    """Place of a partial state: kept so that the next run need not compute it, never published."""
+    suffix = "" if part is None else f"-{part:05d}"
+    return f"{STATE}/work/{table}/part-{key}{suffix}.parquet"
+
+
+class _HashingFile:
+    """A file that hashes what is written to it, so that a shard is read once less."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.sha256 = hashlib.sha256()
+        self.size = 0
+        self.closed = False
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data)
+        self.sha256.update(view)
+        self.size += view.nbytes
+        return self.file.write(view)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+    def tell(self) -> int:
+        return self.size
+
+    def writable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return False
+
+    def seekable(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def replace_atomically(path: Path, data: bytes) -> None:
+    """Write a small file beside its place, flush it, and rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync_folder(path.parent)
+
+
+def schema_fingerprint(schema: Any) -> str:
+    """SHA-256 of names, types and nullability (not of metadata)."""
+    text = "\n".join(f"{f.name}\t{_type_name(f.type)}\t{f.nullable}" for f in schema)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _type_name(kind: Any) -> str:
+    """A type's name without the name of a list's items, which Parquet does not keep."""
+    if pa.types.is_fixed_size_list(kind):
+        return f"list<{_type_name(kind.value_type)}>[{kind.list_size}]"
+    return f"list<{_type_name(kind.value_type)}>" if pa.types.is_list(kind) else str(kind)
+
+
+def write_shard(
+    root: Path,
+    path: str,
+    schema: Any,
+    batches: Iterable[Any],
+    provenance: Provenance,
+    *,
+    row_group_rows: int = 65_536,
+    zstd_level: int = 3,
+) -> Shard:
+    """Write record batches (or tables) as one Parquet file: temporary file, fsync, rename.
+
+    Parameters
+    ----------
+    root, path
+        The dataset and the shard's place in it.
+    schema
+        Arrow schema; each batch is cast to it, so that a drift is an error here and not at a reader.
+    batches
+        Record batches or tables, in order; at most one row group of them is held in memory.
+    provenance
+        Record for the file's metadata.
+    row_group_rows, zstd_level
+        Rows in a row group; compression level.
+
+    Raises
+    ------
+    DatasetError
+        The disk is full or the folder cannot be written.
+    """
+    place = root / path
+    temporary = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        # The row count is known only at the end: it goes in by add_key_value_metadata.
+        with temporary.open("wb") as file:
+            sink = _HashingFile(file)
+            rows = 0
+            with pq.ParquetWriter(
+                pa.PythonFile(sink, mode="w"),
+                schema,
+                compression="zstd",
+                compression_level=zstd_level,
+                write_page_checksum=True,
+                store_schema=True,
+            ) as writer:
+                for group in _row_groups(schema, batches, row_group_rows):
+                    writer.write_table(group, row_group_size=row_group_rows)
+                    rows += group.num_rows
+                writer.add_key_value_metadata(provenance.metadata(rows, schema_fingerprint(schema)))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(place)
+        fsync_folder(place.parent)
+    except OSError as error:
+        raise DatasetError(
+            f"{place}: cannot write the shard: {error.strerror or error}",
+            "free disk space or make the dataset's folder writable, then run again: finished work is kept",
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return Shard(path, sink.sha256.hexdigest(), sink.size, rows)
+
+
+def _row_groups(schema: Any, batches: Iterable[Any], rows: int) -> Iterator[Any]:
+    """Regroup batches into tables of `rows` rows (the last one shorter; at least none)."""
+    pending: list[Any] = []
+    count = 0
+    for batch in batches:
+        table = pa.Table.from_batches([batch]) if isinstance(batch, pa.RecordBatch) else batch
+        pending.append(table.cast(schema))
+        count += table.num_rows
+        while count >= rows:
+            whole = pa.concat_tables(pending).combine_chunks()
+            yield whole.slice(0, rows)
+            rest = whole.slice(rows)
+            pending, count = [rest], rest.num_rows
+    if count:
+        yield pa.concat_tables(pending).combine_chunks()
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_right(root: Path, shard: Shard) -> bool:
+    """Whether the shard is there and has the size and bytes it must have."""
+    place = root / shard.path
+    try:
+        return place.stat().st_size == shard.size and sha256_file(place) == shard.sha256
+    except OSError:
+        return False
+
+
+def read_shard(root: Path, path: str, columns: Sequence[str] | None = None) -> Any:
+    """A whole shard as an Arrow table (a shard is bounded by the partition)."""
+    place = root / path
+    try:
+        return pq.read_table(place, columns=None if columns is None else list(columns), partitioning=None)
+    except (OSError, pa.ArrowException) as error:
+        raise DatasetError(
+            f"{place}: cannot read the shard: {error}", "run the recipe again: what is missing is made anew"
+        ) from error
+
+
+def read_provenance(path: Path) -> dict[str, Any]:
+    """The provenance record of a shard.
+
+    Raises
+    ------
+    DatasetError
+        The file is not a shard that binmill wrote.
+    """
+    try:
+        metadata = pq.read_metadata(path).metadata or {}
+        return json.loads(metadata[METADATA_KEY])
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+        raise DatasetError(f"{path}: no provenance record: {error}", "use a dataset made by binmill") from error
+
+
+def sweep(root: Path, keep: set[str]) -> list[str]:
+    """Remove shards that nothing lists, and temporary files of writers that died. Returns their places."""
+    removed: list[str] = []
+    for folder in ("tables", "fitted", f"{STATE}/work"):
+        base = root / folder
+        for place in sorted(base.rglob("*")) if base.is_dir() else []:
+            relative = place.relative_to(root).as_posix()
+            ours = place.name.endswith((".parquet", ".tmp"))
+            if place.is_file() and not place.is_symlink() and ours and relative not in keep:
+                place.unlink()
+                removed.append(relative)
+        for place in sorted(base.rglob("*"), reverse=True) if base.is_dir() else []:
+            if place.is_dir() and not any(place.iterdir()):
+                place.rmdir()
+    return removed

@@ -1,0 +1,30 @@
+"""What a benchmark reports: our median time, the peer's in the same run, and the floor."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One line of `make bench`. Times are medians in seconds; None where there is no such thing."""
+
+    name: str
+    size: str
+    ours: float
+    peer_name: str | None = None
+    peer: float | None = None
+    floor: float | None = None
+    note: str = ""
+
+
+def median_time(function: Callable[[], object], repeats: int = 5) -> float:
+    """Median wall-clock seconds of `repeats` calls after one warm-up call (compilation, caches)."""
+    function()
+    times: list[float] = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
