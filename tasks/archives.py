@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 BLOCK = 1 << 20
+RATIO_FROM = 4 << 20
 NESTED = "!"
 """`a.zip!b.so` is member b.so of the archive a.zip."""
 
@@ -30,7 +31,8 @@ class Limits:
     max_member_bytes
         Bytes of one member, unpacked.
     max_ratio
-        Unpacked bytes for each packed byte; judged beyond one MiB, since small members compress well.
+        Unpacked bytes for each packed byte; judged beyond `RATIO_FROM`, since real libraries may hold a
+        megabyte of zeros.
     max_members
         Members of one archive.
     max_total_bytes
@@ -135,7 +137,7 @@ class _Budget:
             self.total += len(block)
             if size > declared or size > self.limits.max_member_bytes:
                 raise _Refused("decompression bomb: larger than it says, or than the limit for one file")
-            if packed is not None and size > BLOCK and size > self.limits.max_ratio * max(packed, 1):
+            if packed is not None and size > RATIO_FROM and size > self.limits.max_ratio * max(packed, 1):
                 raise _Refused("decompression bomb: unpacks to too many times its size")
             if self.total > self.limits.max_total_bytes:
                 raise _Refused("decompression bomb: the archive unpacks to more than the limit")
@@ -160,19 +162,18 @@ def _zip_members(
             mode = info.external_attr >> 16
             if reason is None and stat.S_ISLNK(mode):
                 reason = "link: not followed"
-            if reason is None and info.flag_bits & 1:
-                reason = "encrypted member"
             if reason is None and path in seen:
                 reason = "duplicate member: an earlier one has the same name"
             if reason is None and info.header_offset in overlapping:
                 reason = "decompression bomb: members overlap"
-            if reason is None and info.file_size > BLOCK and info.file_size > limits.max_ratio * max(info.compress_size, 1):
-                reason = "decompression bomb: unpacks to too many times its size"
             seen.add(path)
             if reason is not None:
                 yield Member(path, None, reason)
             elif not info.is_dir() and takes(path):
-                yield _give(path, lambda i=info: budget.read(archive.open(i), i.file_size, i.compress_size))
+                if info.flag_bits & 1:
+                    yield Member(path, None, "encrypted member")
+                else:
+                    yield _give(path, lambda i=info: budget.read(archive.open(i), i.file_size, i.compress_size))
 
 
 def _give(path: str, read: Callable[[], bytes]) -> Member:
@@ -215,7 +216,7 @@ class _Metered:
 
     def __init__(self, stream: IO[bytes], packed: int, limits: Limits) -> None:
         self.stream, self.given = stream, 0
-        self.most = min(limits.max_total_bytes, max(BLOCK, limits.max_ratio * packed))
+        self.most = min(limits.max_total_bytes, max(RATIO_FROM, limits.max_ratio * packed))
 
     def read(self, count: int = -1) -> bytes:
         data = self.stream.read(min(count, BLOCK) if count > 0 else BLOCK)

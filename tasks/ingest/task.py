@@ -174,7 +174,7 @@ def assign(place: Workplace) -> Receipt:
     shards: list[Shard] = []
     with connection(place.root) as database:
         view(database, "found", place.root, args["sources"])
-        sources = database.execute(
+        sources = database.sql(
             "SELECT * EXCLUDE (shard) FROM found QUALIFY row_number() OVER (PARTITION BY source_id ORDER BY shard) = 1 "
             "ORDER BY kind, name, version, filename, source_id"
         ).to_arrow_table()

@@ -86,7 +86,9 @@ def labels(place: Workplace) -> Receipt:
             )
         _map_declared(database, rule)
         for part in range(len(args["features"])):
-            rows = database.execute(_LABELS_OF_SHARD, [rule.on_disagreement == "exclude", part]).to_arrow_table()
+            rows = database.sql(
+                _LABELS_OF_SHARD, params=[rule.on_disagreement == "exclude", part]
+            ).to_arrow_table()
             table = rows.append_column("origin", pa.array([rule.origin] * rows.num_rows, pa.string()))
             table = table.select(LABELS.names)
             for reason in table.column("reason").to_pylist():

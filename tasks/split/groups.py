@@ -50,8 +50,9 @@ def assign(
 ) -> NDArray[np.int64]:
     """Give whole groups to splits so that each class is shared out as asked, as well as groups allow.
 
-    A group belongs to the stratum of its rarest class (by total count). Within a stratum groups stand end to
-    end in keyed order; a group goes to the split in which its middle falls.
+    A group belongs to the stratum of its rarest class (by total count). In each stratum the groups with more than
+    a hundredth of its samples go first, largest first, each to the split that lacks most; the others then stand
+    end to end in keyed order and fill what is still lacking.
 
     Parameters
     ----------
@@ -72,12 +73,21 @@ def assign(
     totals = counts.sum(axis=0)
     rarest = np.where(counts > 0, totals[None, :], np.iinfo(np.int64).max).argmin(axis=1)
     size = counts.sum(axis=1)
-    ends = np.cumsum(np.asarray(shares, dtype=np.float64))
+    wanted = np.asarray(shares, dtype=np.float64)
     result = np.zeros(len(names), dtype=np.int64)
     order = keyed_order(names, seed)
     for stratum in np.unique(rarest):
         members = order[rarest[order] == stratum]
-        end = np.cumsum(size[members])
-        middle = (end - size[members] / 2) / end[-1]
-        result[members] = np.minimum(np.searchsorted(ends, middle, side="right"), len(shares) - 1)
+        total = int(size[members].sum())
+        lacking = wanted * total
+        large = members[size[members] * 100 > total]
+        for group in large[np.argsort(-size[large], kind="stable")]:
+            place = int(lacking.argmax())
+            result[group] = place
+            lacking[place] -= size[group]
+        small = members[size[members] * 100 <= total]
+        if len(small):
+            ends = np.cumsum(np.maximum(lacking, 0.0))
+            middle = (np.cumsum(size[small]) - size[small] / 2) / size[small].sum() * ends[-1]
+            result[small] = np.minimum(np.searchsorted(ends, middle, side="right"), len(wanted) - 1)
     return result

@@ -90,12 +90,12 @@ def splits(place: Workplace) -> Receipt:
         database.execute("CREATE TABLE place (group_id VARCHAR, split VARCHAR)")
         _assign_groups(database, split, args["seed"])
         for part in range(len(args["features"])):
-            table = database.execute(
+            table = database.sql(
                 "SELECT f.sample_id, CASE WHEN l.label IS NOT NULL THEN place.split END AS split, "
                 "s.group_id, c.cluster_id, s.project FROM features f JOIN sample s USING (sample_id) "
                 "JOIN c USING (sample_id) JOIN labels l USING (sample_id) LEFT JOIN place USING (group_id) "
                 "WHERE f.shard = ? ORDER BY f.sample_id",
-                [part],
+                params=[part],
             ).to_arrow_table()
             table = pa.Table.from_arrays([table.column(name) for name in SPLIT.names], schema=SPLIT)
             shards.append(place.write(table_path("splits", place.item.key, part), SPLIT, [table]))

@@ -1,0 +1,49 @@
+# Two commands matter: `make demo` runs the main job, `make test` passes the tests.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# pip's own version travels with the interpreter; what it installs is pinned by hash.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
+
+.PHONY: demo test check bench format constraints clean
+
+demo: $(VENV)/run
+	$(BIN)/binmill demo
+
+test: check
+	$(BIN)/python -m pytest
+
+check: $(VENV)/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+bench: $(VENV)/test
+	$(BIN)/python -m tests.benchmarks
+
+format: $(VENV)/test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# binmill itself is installed last, in place, by the pinned build backend: nothing is resolved anew.
+$(VENV)/run: deploy/constraints.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "binmill needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --require-hashes -r deploy/constraints.txt
+	$(PIP) --no-deps --no-build-isolation -e .
+	touch $@
+
+$(VENV)/test: $(VENV)/run deploy/constraints-test.txt
+	$(PIP) --require-hashes -r deploy/constraints-test.txt
+	touch $@
+
+# For maintainers: resolve anew. Hashes go in, addresses stay out.
+COMPILE = env -u PIP_FIND_LINKS $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade \
+	--no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet pyproject.toml deploy/build.in
+constraints: $(VENV)/test
+	$(PIP) uv
+	$(COMPILE) -o deploy/constraints.txt
+	$(COMPILE) --extra test --constraints deploy/constraints.txt -o deploy/constraints-test.txt
+
+clean:
+	rm -rf $(VENV) build .pytest_cache .ruff_cache .hypothesis
