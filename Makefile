@@ -16,7 +16,7 @@ test: check
 check: $(VENV)/test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(VENV)/test
 	$(BIN)/python -m tests.benchmarks
@@ -25,16 +25,16 @@ format: $(VENV)/test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# binmill itself is installed last, in place, by the pinned build backend: nothing is resolved anew.
+# The files are the whole closure, so nothing is resolved; binmill itself is installed last, in place, by the pinned build backend.
 $(VENV)/run: deploy/constraints.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "binmill needs Python 3.11 or newer: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --require-hashes -r deploy/constraints.txt
+	$(PIP) --no-deps --require-hashes -r deploy/constraints.txt
 	$(PIP) --no-deps --no-build-isolation -e .
 	touch $@
 
 $(VENV)/test: $(VENV)/run deploy/constraints-test.txt
-	$(PIP) --require-hashes -r deploy/constraints-test.txt
+	$(PIP) --no-deps --require-hashes -r deploy/constraints-test.txt
 	touch $@
 
 # For maintainers: resolve anew. Hashes go in, addresses stay out.

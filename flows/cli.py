@@ -42,15 +42,14 @@ Output = Annotated[
     typer.Option("--output", "-o", help="Folder of the dataset. Default: the recipe's name, in this folder."),
 ]
 Workers = Annotated[
-    int, typer.Option("--workers", "-w", min=0, help="Local Dask workers; 0 runs all in this process, without Dask.")
+    int,
+    typer.Option("--workers", "-w", min=0, help="Local Dask workers; 0 runs all in this process, without Dask."),
 ]
 Scheduler = Annotated[
     str | None, typer.Option(help="Address of a running Dask scheduler (tcp://host:port) to use instead.")
 ]
 Memory = Annotated[int | None, typer.Option("--memory", min=256, help="Memory of each local worker, in MiB.")]
-Cache = Annotated[
-    Path | None, typer.Option("--cache", help="Folder of downloaded archives.", envvar="BINMILL_CACHE")
-]
+Cache = Annotated[Path | None, typer.Option("--cache", help="Folder of downloaded archives.", envvar="BINMILL_CACHE")]
 
 
 def _print_json(value: Any) -> None:
@@ -128,7 +127,7 @@ def _build(
     os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL")
     if not os.environ.get("PREFECT_API_URL"):
         err.print("[dim]starting Prefect on loopback for this run (PREFECT_API_URL names a server of yours) …[/]")
-    from flows.progress import Bars  # noqa: I001
+    from flows.progress import Bars
 
     with _quiet_libraries():
         from flows.dataset import PROGRESS, build_dataset

@@ -24,13 +24,9 @@ class LazyCluster:
 
     def _start(self) -> "DaskExecutor":
         if self.started is None:
-            from tasks.fanout import local_executor, remote_executor  # noqa: PLC0415  # Dask takes a second
+            from tasks.fanout import local_executor, remote_executor  # Dask takes a second
 
-            manager = (
-                remote_executor(self.scheduler)
-                if self.scheduler
-                else local_executor(self.workers, self.memory)
-            )
+            manager = remote_executor(self.scheduler) if self.scheduler else local_executor(self.workers, self.memory)
             self.started = self.stack.enter_context(manager)
         return self.started
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from schemas.errors import QueryError
@@ -17,7 +16,7 @@ from tasks.extract.layout import GROUPS
 from tasks.query.dataset import Dataset
 from tasks.query.sql import query
 from tasks.query.trace import resolve_id
-from tasks.shards import Shard
+from tasks.shards import Shard, find_rows
 
 
 def neighbours(dataset: Dataset, like: str, k: int, method: str | None = None) -> Any:
@@ -76,7 +75,7 @@ def _of_row(dataset: Dataset, like: str) -> NDArray[np.float32]:
     sample = resolve_id(dataset, like)
     for split in SPLITS:
         for path in dataset.paths(split):
-            table = pq.read_table(path, filters=[("sample_id", "=", sample)], partitioning=None)
+            table = find_rows(path, "sample_id", sample)
             if table.num_rows:
                 return feature_matrix(table)[0]
     raise QueryError(
@@ -90,7 +89,10 @@ def _with_labels(dataset: Dataset, found: Any, method: str) -> Any:
     ids = ", ".join(f"'{sample}'" for sample in found.column("sample_id").to_pylist())
     if not ids:
         return found
-    labels = {r["sample_id"]: r for r in query(dataset, f"SELECT sample_id, label FROM labels WHERE sample_id IN ({ids})").to_pylist()}
+    labels = {
+        r["sample_id"]: r
+        for r in query(dataset, f"SELECT sample_id, label FROM labels WHERE sample_id IN ({ids})").to_pylist()
+    }
     places: dict[str, str] = {}
     if dataset.manifest.tables.get("observations"):
         sql = (

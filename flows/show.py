@@ -68,7 +68,12 @@ def report(console: Console, manifest: Manifest, root: Path, *, commands: bool =
                        right=("bits", "bytes a row", f"recall@{k}", "queries", "rows searched"))  # fmt: skip
         for r in summary["recall"]:
             table.add_row(
-                r["method"], str(r["bits"]), str(r["bytes"]), f"{r['recall']:.3f}", f"{r['queries']:,}", f"{r['base']:,}"
+                r["method"],
+                str(r["bits"]),
+                str(r["bytes"]),
+                f"{r['recall']:.3f}",
+                f"{r['queries']:,}",
+                f"{r['base']:,}",
             )
         console.print(table, "")
     for note in manifest.run.get("notes", []):
@@ -151,7 +156,9 @@ def rows(console: Console, table: Any, limit: int) -> None:
         shown.add_row(*("[dim]null[/]" if v is None else escape(_cell(v)) for v in row.values()))
     console.print(shown)
     more = table.num_rows > limit
-    console.print(f"[dim]{'first ' if more else ''}{min(limit, table.num_rows):,} rows{' (more: --limit)' if more else ''}[/]")
+    console.print(
+        f"[dim]{'first ' if more else ''}{min(limit, table.num_rows):,} rows{' (more: --limit)' if more else ''}[/]"
+    )
 
 
 def _cell(value: Any) -> str:

@@ -101,9 +101,7 @@ class TableSource(Model):
     """Feature columns (numbers, booleans, or one fixed-size list of numbers); by default every other one."""
 
 
-Source = Annotated[
-    PypiSource | InstalledSource | DirectorySource | TableSource, Field(discriminator="kind")
-]
+Source = Annotated[PypiSource | InstalledSource | DirectorySource | TableSource, Field(discriminator="kind")]
 
 
 class LabelRule(Model):

@@ -5,6 +5,7 @@ limits that do not trust what the archive says of itself.
 """
 
 import bz2
+import gzip
 import lzma
 import os
 import stat
@@ -54,7 +55,7 @@ class Member:
     reason: str | None = None
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     """A member that is not given; the text says why."""
 
 
@@ -92,7 +93,7 @@ def members(path: Path, limits: Limits, takes: Callable[[str], bool]) -> Iterato
             file.seek(0)
             reader = _zip_members if head.startswith(b"PK") else _tar_members
             yield from reader(file, path.stat().st_size, limits, takes)
-    except _Refused as refused:
+    except _RefusedError as refused:
         yield Member("", None, str(refused))
     except MemoryError:
         yield Member("", None, "unreadable archive: out of memory")
@@ -124,32 +125,30 @@ class _Budget:
     def member(self) -> None:
         self.count += 1
         if self.count > self.limits.max_members:
-            raise _Refused(f"decompression bomb: more than {self.limits.max_members} members")
+            raise _RefusedError(f"decompression bomb: more than {self.limits.max_members} members")
 
     def read(self, stream: IO[bytes], declared: int, packed: int | None) -> bytes:
         """Read one member to its end, or refuse it as soon as it grows beyond a limit."""
         if declared > self.limits.max_member_bytes:
-            raise _Refused("decompression bomb: larger than the limit for one file")
+            raise _RefusedError("decompression bomb: larger than the limit for one file")
         parts: list[bytes] = []
         size = 0
         while block := stream.read(BLOCK):
             size += len(block)
             self.total += len(block)
             if size > declared or size > self.limits.max_member_bytes:
-                raise _Refused("decompression bomb: larger than it says, or than the limit for one file")
+                raise _RefusedError("decompression bomb: larger than it says, or than the limit for one file")
             if packed is not None and size > RATIO_FROM and size > self.limits.max_ratio * max(packed, 1):
-                raise _Refused("decompression bomb: unpacks to too many times its size")
+                raise _RefusedError("decompression bomb: unpacks to too many times its size")
             if self.total > self.limits.max_total_bytes:
-                raise _Refused("decompression bomb: the archive unpacks to more than the limit")
+                raise _RefusedError("decompression bomb: the archive unpacks to more than the limit")
             parts.append(block)
         if size != declared:
-            raise _Refused("corrupt member: shorter than it says")
+            raise _RefusedError("corrupt member: shorter than it says")
         return b"".join(parts)
 
 
-def _zip_members(
-    file: IO[bytes], size: int, limits: Limits, takes: Callable[[str], bool]
-) -> Iterator[Member]:
+def _zip_members(file: IO[bytes], size: int, limits: Limits, takes: Callable[[str], bool]) -> Iterator[Member]:
     budget = _Budget(limits, size)
     seen: set[str] = set()
     with zipfile.ZipFile(file) as archive:
@@ -179,7 +178,7 @@ def _zip_members(
 def _give(path: str, read: Callable[[], bytes]) -> Member:
     try:
         return Member(path, read())
-    except _Refused as refused:
+    except _RefusedError as refused:
         return Member(path, None, str(refused))
     except MemoryError:
         return Member(path, None, "unreadable member: out of memory")
@@ -199,8 +198,7 @@ def _overlapping(infos: Sequence[zipfile.ZipInfo], size: int) -> set[int]:
     return found
 
 
-def _unpacked(file: IO[bytes], head: bytes) -> IO[bytes]:
-    import gzip  # noqa: PLC0415
+def _unpacked(file: IO[bytes], head: bytes) -> Any:
 
     if head.startswith(b"\x1f\x8b"):
         return gzip.GzipFile(fileobj=file)
@@ -214,7 +212,7 @@ def _unpacked(file: IO[bytes], head: bytes) -> IO[bytes]:
 class _Metered:
     """A stream that refuses to give more than a packed archive may unpack to."""
 
-    def __init__(self, stream: IO[bytes], packed: int, limits: Limits) -> None:
+    def __init__(self, stream: Any, packed: int, limits: Limits) -> None:
         self.stream, self.given = stream, 0
         self.most = min(limits.max_total_bytes, max(RATIO_FROM, limits.max_ratio * packed))
 
@@ -222,13 +220,11 @@ class _Metered:
         data = self.stream.read(min(count, BLOCK) if count > 0 else BLOCK)
         self.given += len(data)
         if self.given > self.most:
-            raise _Refused("decompression bomb: unpacks to too many times its size")
+            raise _RefusedError("decompression bomb: unpacks to too many times its size")
         return data
 
 
-def _tar_members(
-    file: IO[bytes], size: int, limits: Limits, takes: Callable[[str], bool]
-) -> Iterator[Member]:
+def _tar_members(file: IO[bytes], size: int, limits: Limits, takes: Callable[[str], bool]) -> Iterator[Member]:
     head = file.read(6)
     file.seek(0)
     budget = _Budget(limits, size)

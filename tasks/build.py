@@ -146,7 +146,7 @@ class Build:
         """
         publishing = self.recipe.publishing
         config = config | {"row_group_rows": publishing.row_group_rows, "zstd_level": publishing.zstd_level}
-        record = {
+        record: dict[str, Any] = {
             "stage": stage,
             "step": step,
             "binmill": release(),
@@ -194,9 +194,7 @@ class Build:
                 f"a worker has {limit / 2**20:.0f} MiB",
                 "lower publishing.shard_mib or publishing.shard_files in the recipe, or give workers more memory",
             )
-        self.progress.begin(
-            stage, step, len(items), len(items) - len(missing), sum(item.weight for item in missing)
-        )
+        self.progress.begin(stage, step, len(items), len(items) - len(missing), sum(item.weight for item in missing))
         for item, receipt in self.executor.run(str(self.root), missing):
             if not receipt.facts.get("try_again"):  # a download that failed today may work tomorrow
                 self.journal.add(receipt)

@@ -38,9 +38,7 @@ def view(database: duckdb.DuckDBPyConnection, name: str, root: Path, shards: Seq
     paths = [str(root / (s if isinstance(s, str) else s.path)) for s in shards]
     database.execute(f"CREATE TABLE {name}_shards (shard_file VARCHAR, shard INTEGER)")
     if paths:
-        database.executemany(
-            f"INSERT INTO {name}_shards VALUES (?, ?)", [(p, i) for i, p in enumerate(paths)]
-        )
+        database.executemany(f"INSERT INTO {name}_shards VALUES (?, ?)", [(p, i) for i, p in enumerate(paths)])
     listed = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
     database.execute(
         f"CREATE VIEW {name} AS SELECT t.* EXCLUDE (shard_file), s.shard "

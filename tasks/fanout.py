@@ -5,13 +5,15 @@ so that the scheduler's graph and the client's memory do not grow with the numbe
 """
 
 import contextlib
+import itertools
 import logging
 import os
 import sys
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-import dask
+import dask.config
 from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
 
 from schemas.errors import BinmillError, WorkerError
@@ -51,7 +53,7 @@ class DaskExecutor:
         known = [int(limit) for limit in limits if limit]
         return min(known) if known else None
 
-    def _submit(self, root: str, item: Item, attempt: str = "") -> Future:
+    def _submit(self, root: str, item: Item, attempt: str = "") -> "Future[Receipt]":
         # The key is the item's fingerprint; `pure=False` since the work is a side effect: a shard.
         return self.client.submit(
             perform, root, item, key=f"{item.stage}.{item.step}-{item.key}{attempt}", pure=False, retries=2
@@ -71,15 +73,19 @@ class DaskExecutor:
             return
         workers = max(1, len(self.client.scheduler_info(n_workers=-1)["workers"]))
         waiting = iter(items)
-        flying: dict[Future, Item] = {}
+        flying: dict[Future[Receipt], Item] = {}
         suspects: list[Item] = []
         # `loop` is given since this may run in a thread of Prefect's, which has no loop of Dask's.
         completed = as_completed(loop=self.client.loop)
-        try:
-            for item in _take(waiting, workers * WINDOW_PER_WORKER):
+
+        def launch(count: int) -> None:
+            for item in itertools.islice(waiting, count):
                 future = self._submit(root, item)
                 flying[future] = item
                 completed.add(future)
+
+        try:
+            launch(workers * WINDOW_PER_WORKER)
             for future in completed:
                 item = flying.pop(future)
                 try:
@@ -88,10 +94,7 @@ class DaskExecutor:
                     suspects.append(item)
                 finally:
                     future.release()
-                for following in _take(waiting, 1):
-                    future = self._submit(root, following)
-                    flying[future] = following
-                    completed.add(future)
+                launch(1)
             for item in suspects:
                 yield item, self._alone(root, item)
         finally:
@@ -113,15 +116,7 @@ class DaskExecutor:
             future.release()
 
 
-def _take(items: Iterator[Item], count: int) -> Iterator[Item]:
-    for _ in range(count):
-        item = next(items, None)
-        if item is None:
-            return
-        yield item
-
-
-def _result(future: Future) -> Receipt:
+def _result(future: "Future[Receipt]") -> Receipt:
     try:
         return future.result()
     except (BinmillError, KilledWorker):
@@ -143,7 +138,7 @@ def local_executor(workers: int, memory_limit: int | None = None) -> Generator[D
     """
     # Workers are started by executing this interpreter anew; they must find the rooms wherever they start.
     root = str(Path(__file__).parent.parent)
-    threads = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     paths = [root, *[p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p and p != root]]
     environment = {"PYTHONPATH": os.pathsep.join(paths), **threads}
     with dask.config.set({**SETTINGS, "distributed.nanny.pre-spawn-environ": threads}):
@@ -155,7 +150,7 @@ def local_executor(workers: int, memory_limit: int | None = None) -> Generator[D
             threads_per_worker=1,
             processes=True,
             host="127.0.0.1",
-            dashboard_address=None,
+            dashboard_address=None,  # pyright: ignore[reportArgumentType] # None is "no dashboard"
             memory_limit="auto" if memory_limit is None else memory_limit,
             silence_logs=logging.ERROR,
             env=environment,
@@ -192,7 +187,8 @@ def remote_executor(address: str, timeout_s: float = 30) -> Generator[DaskExecut
                 f"--scheduler {address}: the scheduler has no worker",
                 f"start one: 'dask worker {address} --nthreads 1' in an environment with binmill",
             ) from error
-        versions = set(client.run(_python_version).values())
+        found: Any = client.run(_python_version)
+        versions: set[str] = set(found.values())
         if versions != {_python_version()}:
             raise WorkerError(
                 f"--scheduler {address}: workers run Python {', '.join(sorted(versions))}, this is {_python_version()}",

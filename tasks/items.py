@@ -50,8 +50,8 @@ class Receipt:
     @staticmethod
     def from_json(value: dict[str, Any]) -> "Receipt":
         """Back from the journal."""
-        shards = tuple(Shard(**shard) for shard in value["shards"])
-        return Receipt(**(value | {"shards": shards}))
+        record: dict[str, Any] = value | {"shards": tuple(Shard(**shard) for shard in value["shards"])}
+        return Receipt(**record)
 
     def shard(self, table: str) -> Shard:
         """The shard of one table; for steps that write one of each."""
@@ -101,6 +101,4 @@ def perform(root: str, item: Item) -> Receipt:
     steps: dict[str, Step] = importlib.import_module(f"tasks.{item.stage}.task").STEPS
     with threadpool_limits(limits=1):
         receipt = steps[item.step](Workplace(Path(root), item))
-    return Receipt(
-        receipt.stage, receipt.step, receipt.key, receipt.shards, receipt.facts, time.perf_counter() - start
-    )
+    return Receipt(receipt.stage, receipt.step, receipt.key, receipt.shards, receipt.facts, time.perf_counter() - start)

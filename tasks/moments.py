@@ -60,9 +60,7 @@ class Moments:
         """Back from Arrow."""
         p = table.num_rows
         flat = table.column("products").combine_chunks().flatten().to_numpy()
-        return Moments(
-            table.column("count").to_numpy(), table.column("mean").to_numpy(), flat.reshape(p, p)
-        )
+        return Moments(table.column("count").to_numpy(), table.column("mean").to_numpy(), flat.reshape(p, p))
 
     @staticmethod
     def merge(parts: Sequence["Moments"]) -> "Moments":

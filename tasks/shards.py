@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow import dataset
 
 from schemas.errors import DatasetError
 from schemas.provenance import METADATA_KEY, Provenance
@@ -223,11 +224,18 @@ def read_shard(root: Path, path: str, columns: Sequence[str] | None = None) -> A
     """A whole shard as an Arrow table (a shard is bounded by the partition)."""
     place = root / path
     try:
-        return pq.read_table(place, columns=None if columns is None else list(columns), partitioning=None)
+        # A file by itself: what stands in the folders of its path is not data.
+        return pq.ParquetFile(place).read(columns=None if columns is None else list(columns))
     except (OSError, pa.ArrowException) as error:
         raise DatasetError(
             f"{place}: cannot read the shard: {error}", "run the recipe again: what is missing is made anew"
         ) from error
+
+
+def find_rows(path: Path, key: str, value: str, columns: Sequence[str] | None = None) -> Any:
+    """Rows of one Parquet file whose `key` is `value`; row groups whose statistics exclude it are not read."""
+    data = dataset.dataset(path, format="parquet")
+    return data.to_table(filter=dataset.field(key) == value, columns=None if columns is None else list(columns))
 
 
 def read_provenance(path: Path) -> dict[str, Any]:

@@ -116,7 +116,12 @@ def table_features(table: Table, source: TableSource) -> list[str]:
         kind = table.schema.field(name).type
         if pa.types.is_fixed_size_list(kind):
             found += [f"{name}[{i}]" for i in range(kind.list_size)]
-        elif pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind):
+        elif (
+            pa.types.is_integer(kind)
+            or pa.types.is_floating(kind)
+            or pa.types.is_boolean(kind)
+            or pa.types.is_null(kind)
+        ):
             found.append(name)
         else:
             raise RecipeError(
@@ -200,7 +205,9 @@ def _numbers(column: Any) -> NDArray[np.float32]:
     """A column (or list column) as float32[n, width]; null is NaN."""
     if pa.types.is_fixed_size_list(column.type):
         width = column.type.list_size
-        flat = pc.list_flatten(pc.fill_null(column, pa.scalar([None] * width, column.type)))
+        # A null list stands for a row of nulls; flattening would drop it.
+        rows = [[None] * width if row is None else row for row in column.to_pylist()] if column.null_count else None
+        flat = column.flatten() if rows is None else pa.array([v for row in rows for v in row], column.type.value_type)
         return _numbers(flat).reshape(-1, width)
     if pa.types.is_boolean(column.type):
         column = pc.cast(column, pa.uint8())
@@ -214,6 +221,6 @@ def _texts(column: Any) -> list[str | None]:
         column = pc.cast(column, pa.uint8())
     if pa.types.is_floating(column.type):
         whole = pc.cast(column, pa.int64(), safe=False)
-        if pc.all(pc.equal(pc.cast(whole, pa.float64()), pc.cast(column, pa.float64()))).as_py():
+        if pc.cast(whole, pa.float64()).equals(pc.cast(column, pa.float64())):
             column = whole  # a class "1.0" is the class "1"
     return [None if v is None else str(v) for v in column.to_pylist()]

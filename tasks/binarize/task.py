@@ -150,9 +150,7 @@ def fit(place: Workplace) -> Receipt:
     scaler = read_shard(place.root, args["scaler"])
     covariance = np.stack([np.asarray(row) for row in scaler.column("covariance").to_pylist()])
     components, variance = principal_components(covariance, args["dimensions"])
-    embedding = Embedding(
-        scaler.column("mean").to_numpy(), scaler.column("scale").to_numpy(), components, variance
-    )
+    embedding = Embedding(scaler.column("mean").to_numpy(), scaler.column("scale").to_numpy(), components, variance)
     _, rows = sample_rows(place.root, args["train"], FIT_ROWS, args["seed"], "fit")
     vectors = embedding.transform(rows)
     fitters = {
@@ -228,9 +226,7 @@ def encode(place: Workplace) -> Receipt:
             norm, factor = binarizers[method].factors(vectors)
             columns += [pa.array(norm), pa.array(factor)]
     schema = codes_schema(tuple(args["methods"]), vectors.shape[1])
-    shard = place.write(
-        table_path("codes", place.item.key), schema, [pa.Table.from_arrays(columns, schema=schema)]
-    )
+    shard = place.write(table_path("codes", place.item.key), schema, [pa.Table.from_arrays(columns, schema=schema)])
     return place.receipt([shard], rows=len(vectors))
 
 

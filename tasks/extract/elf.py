@@ -109,11 +109,7 @@ def _end_of_owned(binary: Any, data: bytes) -> int:
         int(header.section_header_offset) + count * int(header.section_header_size),
     ]
     ends += [int(s.file_offset) + int(s.physical_size) for s in binary.segments]
-    ends += [
-        int(s.offset) + int(s.size)
-        for s in binary.sections
-        if int(s.type) not in _NOT_IN_FILE
-    ]
+    ends += [int(s.offset) + int(s.size) for s in binary.sections if int(s.type) not in _NOT_IN_FILE]
     return min(len(data), max(ends))
 
 

@@ -1,5 +1,6 @@
 """One executable's bytes to its row of `binaries` and its features. Never raises on hostile bytes."""
 
+import importlib.metadata
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ from tasks.extract.layout import EXPORT_SLOTS, GROUPS, LIBRARY_SLOTS, SECTION_SL
 from tasks.extract.pe import read_pe
 
 lief.logging.disable()
+
+PARSER_VERSION = importlib.metadata.version("lief")
 
 Vector = NDArray[np.float32]
 
@@ -36,12 +39,17 @@ def extract(data: bytes) -> Extracted:
     """Parse a file; a failure is in `parse_status` and `parse_error`, never an exception."""
     view = np.frombuffer(data, dtype=np.uint8)
     statistics = byte_statistics(view)
-    row = {"size": len(data), "entropy": statistics.entropy, "parser": "lief", "parser_version": lief.__version__}
+    row = {
+        "size": len(data),
+        "entropy": statistics.entropy,
+        "parser": "lief",
+        "parser_version": PARSER_VERSION,
+    }
     try:
         headers = _headers(data)
     except MemoryError:
         raise
-    except Exception as error:  # noqa: BLE001 # whatever the parser throws, the file stays a row
+    except Exception as error:  # whatever the parser throws, the file stays a row
         headers = f"the parser failed: {type(error).__name__}: {str(error)[:200]}"
     if isinstance(headers, str):
         return Extracted(row | {"parse_status": "error", "parse_error": headers}, _byte_groups(statistics))
@@ -51,7 +59,12 @@ def extract(data: bytes) -> Extracted:
 def unparsed(data: bytes, status: str, reason: str) -> Extracted:
     """What is said of a file whose parse ended badly: its byte-level groups and the reason."""
     statistics = byte_statistics(np.frombuffer(data, dtype=np.uint8))
-    row = {"size": len(data), "entropy": statistics.entropy, "parser": "lief", "parser_version": lief.__version__}
+    row = {
+        "size": len(data),
+        "entropy": statistics.entropy,
+        "parser": "lief",
+        "parser_version": PARSER_VERSION,
+    }
     return Extracted(row | {"parse_status": status, "parse_error": reason}, _byte_groups(statistics))
 
 

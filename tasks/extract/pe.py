@@ -32,9 +32,7 @@ def read_pe(data: bytes) -> Headers | None:
     debug = any(s.name.startswith((".debug_info", ".zdebug_info")) for s in sections)
     directories = [d for d in binary.data_directories if d.rva and d.size]
     imports = list(binary.imports)
-    owned = max(
-        [int(optional.sizeof_headers), *(s.offset + s.size for s in sections), _certificates_end(binary)]
-    )
+    owned = max([int(optional.sizeof_headers), *(s.offset + s.size for s in sections), _certificates_end(binary)])
     return Headers(
         format="pe",
         machine=_MACHINES.get(header.machine.name, "other"),

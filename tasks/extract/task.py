@@ -20,7 +20,10 @@ from tasks.shards import read_shard, table_path, work_path
 from tasks.tabular import batches, open_table, table_features
 
 VECTORS: Any = pa.schema(
-    [pa.field("sample_id", pa.string(), nullable=False), pa.field("vector_sha256", pa.string(), nullable=False)]
+    [
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("vector_sha256", pa.string(), nullable=False),
+    ]
 )
 """Partial state: the digest of each sample's features, by which duplicates are found."""
 
@@ -169,7 +172,10 @@ def _plan_rows(build: Build) -> list[Item]:
     path, rows, sha256 = scan.facts["path"], scan.facts["rows"], scan.facts["sha256"]
     names = table_features(open_table(Path(path)), source)
     row_bytes = 4 * max(1, len(names)) + 64
-    step = max(1, min(128 * build.recipe.publishing.shard_files, build.recipe.publishing.shard_mib * 2**20 // row_bytes))
+    step = max(
+        1,
+        min(128 * build.recipe.publishing.shard_files, build.recipe.publishing.shard_mib * 2**20 // row_bytes),
+    )
     config = {"source": source.model_dump(mode="json", exclude={"path"}), "sha256": sha256}
     return [
         build.item(
@@ -215,7 +221,11 @@ def rows(place: Workplace) -> Receipt:
         schema=schema,
     )
     declared = [
-        {"sample_id": ids[i], "declared": labels[i], "project": f"group {groups[i]}" if groups[i] is not None else ids[i]}
+        {
+            "sample_id": ids[i],
+            "declared": labels[i],
+            "project": f"group {groups[i]}" if groups[i] is not None else ids[i],
+        }
         for i in order
     ]
     digests = [{"sample_id": ids[i], "vector_sha256": _vector_digest([matrix[i]])} for i in order]

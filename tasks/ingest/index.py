@@ -31,7 +31,7 @@ LARGEST_WHEEL = 2 << 30
 """Bytes beyond which a download is stopped."""
 
 
-class IndexUnreachable(SourceError):
+class IndexUnreachableError(SourceError):
     """No index answers."""
 
 
@@ -112,14 +112,14 @@ def project_files(name: str, configuration: PipConfiguration | None = None) -> l
 
     Raises
     ------
-    IndexUnreachable
+    IndexUnreachableError
         No index answers.
     SourceError
         Indexes answer, and none has the project.
     """
     configuration = configuration or pip_configuration()
     if not configuration.indexes:
-        raise IndexUnreachable(
+        raise IndexUnreachableError(
             "pip is configured with no-index", "allow an index, or use sources of kind directory or installed"
         )
     wheels: list[Wheel] = []
@@ -136,7 +136,7 @@ def project_files(name: str, configuration: PipConfiguration | None = None) -> l
     if wheels:
         return wheels
     if problems or not answered:
-        raise IndexUnreachable(
+        raise IndexUnreachableError(
             f"{name}: no package index answers ({'; '.join(problems) or 'none configured'})",
             "check the network and 'pip config list'; what was downloaded before needs no index",
         )
@@ -210,7 +210,7 @@ def download(url: str, configuration: PipConfiguration | None = None) -> Iterato
 
     Raises
     ------
-    IndexUnreachable
+    IndexUnreachableError
         The server does not answer, or breaks off.
     SourceError
         It answers that there is no such file.
@@ -227,9 +227,7 @@ def download(url: str, configuration: PipConfiguration | None = None) -> Iterato
     given = 0
     try:
         verify = False if urlsplit(url).hostname in configuration.trusted_hosts else configuration.verify
-        with _session(configuration).get(
-            url, stream=True, timeout=configuration.timeout_s, verify=verify
-        ) as response:
+        with _session(configuration).get(url, stream=True, timeout=configuration.timeout_s, verify=verify) as response:
             response.raise_for_status()
             for block in response.iter_content(BLOCK):
                 given += len(block)
@@ -239,6 +237,6 @@ def download(url: str, configuration: PipConfiguration | None = None) -> Iterato
     except requests.HTTPError as error:
         raise SourceError(f"{url}: {error}", "check the recipe's file names") from error
     except requests.RequestException as error:
-        raise IndexUnreachable(
+        raise IndexUnreachableError(
             f"{url}: the download failed: {type(error).__name__}", "run again: what was fetched is kept"
         ) from error

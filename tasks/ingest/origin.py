@@ -63,8 +63,8 @@ class Origin:
     @staticmethod
     def from_json(value: dict[str, Any]) -> "Origin":
         """Back from a work item."""
-        tuples = {name: tuple(value[name]) for name in ("include", "exclude", "files")}
-        return Origin(**(value | tuples))
+        record: dict[str, Any] = value | {name: tuple(value[name]) for name in ("include", "exclude", "files")}
+        return Origin(**record)
 
 
 def resolve(source: Source, base: Path) -> list[Origin]:
@@ -87,7 +87,9 @@ def resolve(source: Source, base: Path) -> list[Origin]:
     path = (base / source.path).absolute()
     if isinstance(source, DirectorySource):
         if not path.is_dir():
-            raise SourceError(f"sources.path: {path} is not a folder", "check the path; it starts from the recipe's folder")
+            raise SourceError(
+                f"sources.path: {path} is not a folder", "check the path; it starts from the recipe's folder"
+            )
         return [
             Origin("directory", path.name, None, None, _listing_digest(path), str(path),
                    source.members.include, source.members.exclude, source.project)
@@ -231,9 +233,7 @@ def describe(origin: Origin, path: Path, url: str | None) -> dict[str, Any]:
         about = read_wheel_metadata(path)
     elif origin.kind == "installed":
         distribution = importlib.metadata.distribution(origin.name)
-        about = parse_metadata(
-            distribution.read_text("METADATA") or "", distribution.read_text("WHEEL") or ""
-        )
+        about = parse_metadata(distribution.read_text("METADATA") or "", distribution.read_text("WHEEL") or "")
     return {
         "source_id": origin.source_id,
         "kind": origin.kind,

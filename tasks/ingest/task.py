@@ -14,7 +14,7 @@ from schemas.tables import OBSERVATIONS, SOURCES
 from tasks.archives import Limits
 from tasks.build import Build
 from tasks.duck import connection, view
-from tasks.ingest.index import IndexUnreachable
+from tasks.ingest.index import IndexUnreachableError
 from tasks.ingest.origin import Origin, describe, is_cached, obtain, resolve, scan
 from tasks.items import Item, Receipt, Step, Workplace
 from tasks.shards import Shard, table_path, work_path
@@ -52,8 +52,7 @@ def build(build: Build) -> None:
                 "distinct files",
                 config=config,
                 inputs=[s.sha256 for s in (*found, *observations)],
-                args=config
-                | {"sources": [s.path for s in found], "observations": [s.path for s in observations]},
+                args=config | {"sources": [s.path for s in found], "observations": [s.path for s in observations]},
                 weight=len(scans),
                 memory=1 << 30,
             )
@@ -69,7 +68,7 @@ def _origins(build: Build, source: Source) -> list[Origin]:
             missing = [origin for origin in origins if not is_cached(origin, build.cache)]
             if missing:
                 obtain(missing[0], build.cache)
-    except IndexUnreachable as error:
+    except IndexUnreachableError as error:
         if not isinstance(source, PypiSource) or source.fallback == "none":
             raise
         build.notes.append(
@@ -179,9 +178,8 @@ def assign(place: Workplace) -> Receipt:
             "ORDER BY kind, name, version, filename, source_id"
         ).to_arrow_table()
         columns = [sources.column(name) for name in SOURCES.names]
-        shards.append(
-            place.write(table_path("sources", key), SOURCES, [pa.Table.from_arrays(columns, schema=SOURCES)])
-        )
+        shards.append(place.write(table_path("sources", key), SOURCES, [pa.Table.from_arrays(columns, schema=SOURCES)]))
+        titles: dict[str, str] = {}
         if args["observations"]:
             view(database, "o", place.root, args["observations"])
             database.execute(
@@ -240,8 +238,6 @@ def _describe_batches(
         }
         for batch, part in batches.items()
     ]
-
-
 
 
 STEPS: dict[str, Step] = {"scan": scan_origins, "assign": assign}

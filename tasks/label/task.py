@@ -19,8 +19,7 @@ from tasks.shards import Shard, table_path
 
 DECLARED = {
     "generator": "s.generator",
-    "first-folder": "CASE WHEN contains(o.path_in_source, '/') "
-    "THEN split_part(o.path_in_source, '/', 1) END",
+    "first-folder": "CASE WHEN contains(o.path_in_source, '/') THEN split_part(o.path_in_source, '/', 1) END",
 }
 """SQL for the declared value, by `label.origin`, over observations o and sources s."""
 
@@ -86,17 +85,13 @@ def labels(place: Workplace) -> Receipt:
             )
         _map_declared(database, rule)
         for part in range(len(args["features"])):
-            rows = database.sql(
-                _LABELS_OF_SHARD, params=[rule.on_disagreement == "exclude", part]
-            ).to_arrow_table()
+            rows = database.sql(_LABELS_OF_SHARD, params=[rule.on_disagreement == "exclude", part]).to_arrow_table()
             table = rows.append_column("origin", pa.array([rule.origin] * rows.num_rows, pa.string()))
             table = table.select(LABELS.names)
             for reason in table.column("reason").to_pylist():
                 if reason is not None:
                     counts[reason] = counts.get(reason, 0) + 1
-            shards.append(
-                place.write(table_path("labels", place.item.key, part), LABELS, _non_null(table, LABELS))
-            )
+            shards.append(place.write(table_path("labels", place.item.key, part), LABELS, _non_null(table, LABELS)))
     return place.receipt(shards, reasons=dict(sorted(counts.items())))
 
 
@@ -108,7 +103,8 @@ def _map_declared(database: Any, rule: Label) -> None:
         database.executemany("INSERT INTO m VALUES (?, ?)", [(v, label_of(v, rule)) for (v,) in values])
     else:
         database.execute(
-            "CREATE TABLE m AS SELECT DISTINCT declared, coalesce(declared, ?) AS label FROM d", [rule.default]
+            "CREATE TABLE m AS SELECT DISTINCT declared, coalesce(declared, ?) AS label FROM d",
+            [rule.default],
         )
 
 

@@ -25,10 +25,19 @@ def card(recipe: Recipe, summary: dict[str, Any], rows: dict[str, int]) -> str:
     parts = [f"# {title}", ""]
     if recipe.publishing.description:
         parts += [recipe.publishing.description.strip(), ""]
-    parts += ["Made by [binmill](recipe.yaml): the recipe beside this file makes it again, byte for byte.", ""]
+    parts += [
+        "Made by [binmill](recipe.yaml): the recipe beside this file makes it again, byte for byte.",
+        "",
+    ]
     parts += ["## Tables", "", "| table | rows | a row is |", "|---|---:|---|"]
     parts += [f"| `{name}` | {count:,} | {NOTES.get(name, '')} |" for name, count in rows.items()]
-    parts += ["", "## Class balance", "", "| split | label | real rows | with synthetic rows |", "|---|---|---:|---:|"]
+    parts += [
+        "",
+        "## Class balance",
+        "",
+        "| split | label | real rows | with synthetic rows |",
+        "|---|---|---:|---:|",
+    ]
     before, after = summary["balance"]["before"], summary["balance"]["after"]
     parts += [
         f"| {split} | {label} | {before[split].get(label, 0):,} | {count:,} |"
@@ -53,10 +62,16 @@ def card(recipe: Recipe, summary: dict[str, Any], rows: dict[str, int]) -> str:
             for f in summary["top_features"]
         ]
     if summary["recall"]:
-        parts += ["", "## Codes", "", "| method | bits | bytes a row | recall | k | queries | rows searched |"]
+        parts += [
+            "",
+            "## Codes",
+            "",
+            "| method | bits | bytes a row | recall | k | queries | rows searched |",
+        ]
         parts += ["|---|---:|---:|---:|---:|---:|---:|"]
         parts += [
-            f"| {r['method']} | {r['bits']} | {r['bytes']} | {r['recall']:.3f} | {r['k']} | {r['queries']} | {r['base']} |"
+            f"| {r['method']} | {r['bits']} | {r['bytes']} | {r['recall']:.3f} | {r['k']} | {r['queries']} | "
+            f"{r['base']} |"
             for r in summary["recall"]
         ]
     parts += [

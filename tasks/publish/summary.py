@@ -12,8 +12,7 @@ from tasks.shards import Shard, read_shard
 LN2 = math.log(2)
 
 _FAILURES = {
-    "sources": "SELECT 'fetch' AS stage, reason, coalesce(filename, name) AS example FROM sources "
-    "WHERE status <> 'ok'",
+    "sources": "SELECT 'fetch' AS stage, reason, coalesce(filename, name) AS example FROM sources WHERE status <> 'ok'",
     "observations": "SELECT 'ingest', reason, path_in_source FROM observations WHERE status <> 'ok'",
     "binaries": "SELECT 'extract', parse_status || ': ' || coalesce(parse_error, '?'), sha256 FROM binaries "
     "WHERE parse_status NOT IN ('ok', 'partial')",
@@ -53,10 +52,7 @@ def failures(build: Build) -> tuple[list[dict[str, Any]], int]:
                 "(SELECT count(DISTINCT sha256) FROM observations) + "
                 "(SELECT count(*) FROM sources WHERE status <> 'ok')",
             )
-    found = [
-        {"stage": stage, "reason": why.strip(), "count": n, "example": example}
-        for stage, why, n, example in rows
-    ]
+    found = [{"stage": stage, "reason": why.strip(), "count": n, "example": example} for stage, why, n, example in rows]
     return found, total
 
 
@@ -127,7 +123,9 @@ def _balance(build: Build) -> dict[str, dict[str, dict[str, int]]]:
 def _top_features(root: Path, shards: list[Shard], count: int = 15) -> list[dict[str, Any]]:
     if not shards:
         return []
-    table = read_shard(root, shards[0].path, ["feature", "mi", "mi_corrected", "p_value", "q_value", "rank", "selected"])
+    table = read_shard(
+        root, shards[0].path, ["feature", "mi", "mi_corrected", "p_value", "q_value", "rank", "selected"]
+    )
     rows = [row for row in table.to_pylist() if row["rank"] is not None and row["rank"] <= count]
     return [
         {

@@ -73,7 +73,5 @@ def open_dataset(root: Path) -> Dataset:
     for shard in manifest.shards():
         inside = (root / shard.path).resolve().is_relative_to(root.resolve())
         if not inside or not shard.path.startswith(("tables/", "fitted/")):
-            raise DatasetError(
-                f"{path}: lists {shard.path}, which is outside the dataset", "do not trust this dataset"
-            )
+            raise DatasetError(f"{path}: lists {shard.path}, which is outside the dataset", "do not trust this dataset")
     return Dataset(root, manifest)

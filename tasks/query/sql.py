@@ -6,7 +6,6 @@ from collections.abc import Generator
 from typing import Any
 
 import duckdb
-import pyarrow as pa
 
 from schemas.errors import QueryError
 from tasks.query.dataset import Dataset
@@ -99,10 +98,7 @@ def query(dataset: Dataset, sql: str, limit: int | None = None) -> Any:
     with connect(dataset) as database:
         try:
             relation = database.sql(text)
-            if relation is None:
-                return pa.table({})
             return relation.to_arrow_table() if limit is None else relation.limit(limit).to_arrow_table()
         except duckdb.Error as error:
             names = ", ".join(name for name, shards in dataset.manifest.tables.items() if shards)
             raise QueryError(f"the query failed: {error}", f"tables here: {names}") from error
-

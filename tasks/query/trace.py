@@ -4,14 +4,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from schemas.errors import QueryError
 from schemas.tables import SPLITS
 from tasks.query.dataset import Dataset
-from tasks.shards import read_provenance
+from tasks.shards import find_rows, read_provenance
 
 KEYS = {
     **dict.fromkeys(SPLITS, "sample_id"),
@@ -62,14 +60,14 @@ def resolve_id(dataset: Dataset, prefix: str) -> str:
         if table in HIDDEN:
             continue
         for path in dataset.paths(table):
-            column = pq.read_table(path, columns=[key], partitioning=None).column(key)
-            found.update(column.filter(pc.starts_with(column, prefix)).unique().to_pylist())
+            column = pq.ParquetFile(path).read(columns=[key]).column(key).unique()
+            found.update(value for value in column.to_pylist() if value is not None and value.startswith(prefix))
         if len(found) > 1:
             break
     if not found or not prefix:
         raise QueryError(
             f"{dataset.root}: no row has an id that starts with '{prefix}'",
-            "list ids with: binmill query DATASET \"SELECT sample_id, project FROM splits\"",
+            'list ids with: binmill query DATASET "SELECT sample_id, project FROM splits"',
         )
     if len(found) > 1:
         raise QueryError(
@@ -89,9 +87,7 @@ def trace(dataset: Dataset, sample_id: str) -> Trace:
                     trace(dataset, row[name]) for name in ("parent_a", "parent_b") if row.get(name) is not None
                 )
                 chain.links.append(_link(dataset, table, path, row, parents))
-    for source in dict.fromkeys(
-        link.values["source_id"] for link in chain.links if link.table == "observations"
-    ):
+    for source in dict.fromkeys(link.values["source_id"] for link in chain.links if link.table == "observations"):
         for path in dataset.paths("sources"):
             for row in _rows(path, "sources", "source_id", source):
                 chain.links.append(_link(dataset, "sources", path, row))
@@ -101,14 +97,12 @@ def trace(dataset: Dataset, sample_id: str) -> Trace:
 def _rows(path: Path, table: str, key: str, value: str) -> list[dict[str, Any]]:
     names = pq.read_schema(path).names
     columns = [key] if table in HIDDEN else [n for n in names if n in FIXED] if table in SPLITS else names
-    found = pq.read_table(path, columns=columns, filters=[(key, "=", value)], partitioning=None)
+    found = find_rows(path, key, value, columns)
     return [
         {name: cell.hex() if isinstance(cell, bytes) else cell for name, cell in row.items() if cell is not None}
-        for row in pa.Table.to_pylist(found)
+        for row in found.to_pylist()
     ]
 
 
-def _link(
-    dataset: Dataset, table: str, path: Path, row: dict[str, Any], parents: tuple[Trace, ...] = ()
-) -> Link:
+def _link(dataset: Dataset, table: str, path: Path, row: dict[str, Any], parents: tuple[Trace, ...] = ()) -> Link:
     return Link(table, path.relative_to(dataset.root).as_posix(), row, read_provenance(path), parents)

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from schemas.errors import DatasetError, QueryError
 from schemas.tables import SPLITS
@@ -112,7 +114,7 @@ def _synthetic(dataset: Dataset) -> list[Finding]:
     except OSError as error:
         raise QueryError(f"train cannot be read: {error}", "run the recipe again") from error
     for shard in dataset.manifest.tables["train"]:
-        table = pq.read_table(dataset.root / shard.path, partitioning=None)
+        table = pq.ParquetFile(dataset.root / shard.path).read()
         synthetic = table.filter(table.column("is_synthetic"))
         if not synthetic.num_rows:
             continue
@@ -135,23 +137,25 @@ def _synthetic(dataset: Dataset) -> list[Finding]:
     return findings
 
 
-def _matrix(table: "pq.Any", names: list[str]) -> np.ndarray:
+def _matrix(table: Any, names: list[str]) -> NDArray[np.float32]:
     columns = [table.column(n).to_numpy(zero_copy_only=False).astype(np.float32) for n in names]
     return np.stack(columns, axis=1) if columns else np.zeros((table.num_rows, 0), np.float32)
 
 
-def _rows_by_id(
-    dataset: Dataset, ids: list[str], names: list[str]
-) -> dict[str, tuple[str, np.ndarray]]:
+def _rows_by_id(dataset: Dataset, ids: list[str], names: list[str]) -> dict[str, tuple[str, NDArray[np.float32]]]:
     """Label and values of real training rows, by id."""
-    rows: dict[str, tuple[str, np.ndarray]] = {}
+    rows: dict[str, tuple[str, NDArray[np.float32]]] = {}
     wanted = set(ids)
     for path in dataset.paths("train"):
         for batch in pq.ParquetFile(path).iter_batches():
             keep = [
                 i
                 for i, (sample, synthetic) in enumerate(
-                    zip(batch.column("sample_id").to_pylist(), batch.column("is_synthetic").to_pylist(), strict=True)
+                    zip(
+                        batch.column("sample_id").to_pylist(),
+                        batch.column("is_synthetic").to_pylist(),
+                        strict=True,
+                    )
                 )
                 if sample in wanted and not synthetic
             ]

@@ -83,9 +83,7 @@ def draws(
     return parent, slot, unit[:, 2]
 
 
-def interpolate(
-    a: NDArray[np.float32], b: NDArray[np.float32], gap: NDArray[np.float64]
-) -> NDArray[np.float32]:
+def interpolate(a: NDArray[np.float32], b: NDArray[np.float32], gap: NDArray[np.float64]) -> NDArray[np.float32]:
     """Synthetic rows a + gap·(b − a), computed in float64 and rounded once to float32.
 
     Parameters

@@ -33,9 +33,7 @@ def build(build: Build) -> None:
         return
     wanted = {label: n for label, n in sampling_targets(counts, options.target).items() if n > 0}
     for label in [label for label in wanted if counts[label] < 2]:
-        build.notes.append(
-            f"rebalancing: class '{label}' has one row in train; SMOTE needs two, so it stays as it is"
-        )
+        build.notes.append(f"rebalancing: class '{label}' has one row in train; SMOTE needs two, so it stays as it is")
         del wanted[label]
     train = build.shards("screen.apply", "train")
     scaler = build.shards("screen.scale", "scaler")[0]

@@ -72,9 +72,7 @@ def order_codes(values: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 
 @compiled
-def _count_codes(
-    column: NDArray[np.float32], histogram: NDArray[np.int64]
-) -> int:  # pragma: no cover - compiled
+def _count_codes(column: NDArray[np.float32], histogram: NDArray[np.int64]) -> int:  # pragma: no cover - compiled
     missing = 0
     present = np.empty(len(column), dtype=np.float32)
     n = 0
@@ -106,9 +104,7 @@ def sketch(x: NDArray[np.float32]) -> Sketch:
     return _assemble(codes, counts, missing)
 
 
-def _assemble(
-    codes: list[NDArray[np.uint16]], counts: list[NDArray[np.int64]], missing: NDArray[np.int64]
-) -> Sketch:
+def _assemble(codes: list[NDArray[np.uint16]], counts: list[NDArray[np.int64]], missing: NDArray[np.int64]) -> Sketch:
     offsets = np.zeros(len(codes) + 1, dtype=np.int64)
     np.cumsum([len(c) for c in codes], out=offsets[1:])
     return Sketch(

@@ -7,8 +7,6 @@ from tasks.jit import compiled
 from tasks.screen.sketch import edge_values
 
 
-
-
 @compiled
 def _count(
     x: NDArray[np.float32],

@@ -98,17 +98,13 @@ def build(build: Build) -> None:
 
     def once(step: str, title: str, config: dict[str, Any], inputs: Sequence[Shard], **args: Any) -> Item:
         digests = [shard.sha256 for shard in inputs]
-        return build.item(
-            "screen", step, title, config=config, inputs=digests, args=config | args, memory=memory
-        )
+        return build.item("screen", step, title, config=config, inputs=digests, args=config | args, memory=memory)
 
     build.compute(over_shards("sketch", {}))
     sketches = build.shards("screen.sketch", "sketches")
     options = {"bins": recipe.screening.bins}
     first = features[0].path
-    build.compute(
-        [once("edges", "quantile bins", options, sketches, parts=[s.path for s in sketches], features=first)]
-    )
+    build.compute([once("edges", "quantile bins", options, sketches, parts=[s.path for s in sketches], features=first)])
     edges = build.shards("screen.edges", "bins")[0]
     build.compute(over_shards("tables", {"classes": classes}, [edges]))
     tables = build.shards("screen.tables", "counts")
@@ -124,11 +120,22 @@ def build(build: Build) -> None:
     screening = build.shards("screen.scores", "screening")[0]
     build.compute(over_shards("apply", {}, [screening]))
     parts = build.shards("screen.apply", "moments")
-    build.compute([once("scale", "scaler", {}, [*parts, screening], parts=[s.path for s in parts], screening=screening.path)])
+    build.compute(
+        [
+            once(
+                "scale",
+                "scaler",
+                {},
+                [*parts, screening],
+                parts=[s.path for s in parts],
+                screening=screening.path,
+            )
+        ]
+    )
 
 
 def _width(root: Path, shard: Shard) -> int:
-    import pyarrow.parquet as pq  # noqa: PLC0415
+    import pyarrow.parquet as pq
 
     return sum(len(names) for names in feature_groups(pq.read_schema(root / shard.path)).values())
 
@@ -149,7 +156,7 @@ def _matrix(table: Any) -> tuple[NDArray[np.float32], list[str], list[str]]:
 
 
 def _names(place: Workplace) -> tuple[list[str], list[str]]:
-    import pyarrow.parquet as pq  # noqa: PLC0415
+    import pyarrow.parquet as pq
 
     groups = feature_groups(pq.read_schema(place.root / place.item.args["features"]))
     names = [name for dims in groups.values() for name in dims]
@@ -162,9 +169,9 @@ def _aligned(place: Workplace) -> tuple[Any, list[str | None], list[str | None]]
     features = read_shard(place.root, args["features"])
     labels = read_shard(place.root, args["labels"], ["sample_id", "label"])
     splits = read_shard(place.root, args["splits"], ["sample_id", "split"])
-    if not features.column("sample_id").equals(labels.column("sample_id")) or not features.column(
-        "sample_id"
-    ).equals(splits.column("sample_id")):
+    if not features.column("sample_id").equals(labels.column("sample_id")) or not features.column("sample_id").equals(
+        splits.column("sample_id")
+    ):
         raise AssertionError(f"{args['features']}: labels and splits are not aligned with the features")
     return features, labels.column("label").to_pylist(), splits.column("split").to_pylist()
 
@@ -236,7 +243,11 @@ def count_tables(place: Workplace) -> Receipt:
     classes: list[str] = args["classes"]
     codes = np.array([classes.index(label) for label in labels], dtype=np.int32)
     counts = contingency(
-        np.ascontiguousarray(matrix), codes, bins.offsets.to_numpy().astype(np.int64), bins.values.to_numpy(), len(classes)
+        np.ascontiguousarray(matrix),
+        codes,
+        bins.offsets.to_numpy().astype(np.int64),
+        bins.values.to_numpy(),
+        len(classes),
     )
     width = counts.shape[1] * counts.shape[2]
     offsets = pa.array(np.arange(len(counts) + 1, dtype=np.int32) * width, pa.int32())
@@ -347,9 +358,7 @@ def apply(place: Workplace) -> Receipt:
         )
         shards.append(place.write(table_path(split, place.item.key), schema, [table]))
     train = chosen[[i for i, split in enumerate(splits) if split == "train"]]
-    shards.append(
-        place.write(work_path("moments", place.item.key), Moments.schema(), [moments(train).to_table()])
-    )
+    shards.append(place.write(work_path("moments", place.item.key), Moments.schema(), [moments(train).to_table()]))
     return place.receipt(shards, rows=counted)
 
 
@@ -362,7 +371,13 @@ def scale(place: Workplace) -> Receipt:
     covariance = merged.correlation()
     table = pa.Table.from_pylist(
         [
-            {"feature": name, "count": int(merged.count[i]), "mean": mean[i], "scale": deviation[i], "covariance": covariance[i]}
+            {
+                "feature": name,
+                "count": int(merged.count[i]),
+                "mean": mean[i],
+                "scale": deviation[i],
+                "covariance": covariance[i],
+            }
             for i, name in enumerate(names)
         ],
         MOMENTS,

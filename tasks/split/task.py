@@ -19,7 +19,6 @@ from tasks.shards import Shard, table_path
 from tasks.split.groups import assign, merged_groups
 
 
-
 def build(build: Build) -> None:
     """Plan and compute the splits: one item, one shard for each features shard."""
     recipe = build.recipe
