@@ -35,37 +35,45 @@ class Extracted:
     vectors: dict[str, Vector]
 
 
+def load_kernels() -> None:
+    """Compile every kernel that `extract` may call, or load it from numba's cache."""
+    some = b"a text to count, longer than one window \0" * 64
+    byte_statistics(np.frombuffer(some, dtype=np.uint8))
+    entropy(np.frombuffer(some, dtype=np.uint8)[16:64])
+    hashed([b"token"], [1.0], 8)
+
+
 def extract(data: bytes) -> Extracted:
-    """Parse a file; a failure is in `parse_status` and `parse_error`, never an exception."""
+    """Parse a file; a failure is in `parse_status` and `parse_error`, never an exception (but MemoryError)."""
     view = np.frombuffer(data, dtype=np.uint8)
     statistics = byte_statistics(view)
-    row = {
-        "size": len(data),
-        "entropy": statistics.entropy,
-        "parser": "lief",
-        "parser_version": PARSER_VERSION,
-    }
     try:
         headers = _headers(data)
+        if isinstance(headers, Headers):
+            row = _parser(statistics, data) | _columns(headers, data)
+            return Extracted(row, _vectors(headers, statistics, view))
+        reason = headers
     except MemoryError:
         raise
     except Exception as error:  # whatever the parser throws, the file stays a row
-        headers = f"the parser failed: {type(error).__name__}: {str(error)[:200]}"
-    if isinstance(headers, str):
-        return Extracted(row | {"parse_status": "error", "parse_error": headers}, _byte_groups(statistics))
-    return Extracted(row | _columns(headers, data), _vectors(headers, statistics, view))
+        reason = f"the parser failed: {type(error).__name__}: {str(error)[:200]}"
+    return _without_headers(statistics, data, "error", reason)
 
 
 def unparsed(data: bytes, status: str, reason: str) -> Extracted:
     """What is said of a file whose parse ended badly: its byte-level groups and the reason."""
-    statistics = byte_statistics(np.frombuffer(data, dtype=np.uint8))
-    row = {
-        "size": len(data),
-        "entropy": statistics.entropy,
-        "parser": "lief",
-        "parser_version": PARSER_VERSION,
-    }
-    return Extracted(row | {"parse_status": status, "parse_error": reason}, _byte_groups(statistics))
+    return _without_headers(byte_statistics(np.frombuffer(data, dtype=np.uint8)), data, status, reason)
+
+
+def _without_headers(statistics: ByteStatistics, data: bytes, status: str, reason: str) -> Extracted:
+    row = _parser(statistics, data) | {"parse_status": status, "parse_error": reason}
+    return Extracted(row, _byte_groups(statistics))
+
+
+def _parser(statistics: ByteStatistics, data: bytes) -> dict[str, Any]:
+    return {
+        "size": len(data), "entropy": statistics.entropy, "parser": "lief", "parser_version": PARSER_VERSION,
+    }  # fmt: skip
 
 
 def _headers(data: bytes) -> Headers | str:

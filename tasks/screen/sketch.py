@@ -157,4 +157,6 @@ def edge_values(codes: NDArray[np.uint16]) -> NDArray[np.float32]:
     wide = codes.astype(np.uint32) << np.uint32(16)
     negative = wide < np.uint32(0x80000000)
     bits = np.where(negative, ~wide, wide & np.uint32(0x7FFFFFFF)).astype(np.uint32)
-    return bits.view(np.float32)
+    values = bits.view(np.float32)
+    # The code of -inf also covers bit patterns of NaN, which are never coded.
+    return np.where(np.isnan(values), np.float32(-np.inf), values).astype(np.float32)
