@@ -1,6 +1,7 @@
-"""The order of the stages."""
+"""The order of the stages, and a run of them in a plain loop."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import tasks.binarize.task
 import tasks.extract.task
@@ -10,6 +11,7 @@ import tasks.publish.task
 import tasks.rebalance.task
 import tasks.screen.task
 import tasks.split.task
+from schemas.manifest import Manifest
 from tasks.build import Build
 
 STAGES: tuple[tuple[str, Callable[[Build], None]], ...] = (
@@ -23,3 +25,11 @@ STAGES: tuple[tuple[str, Callable[[Build], None]], ...] = (
     ("binarize", tasks.binarize.task.build),
 )
 """Each stage plans its items, computes what is missing, and goes on from the receipts. Publishing comes last."""
+
+
+def run_stages(build: Build, run: Mapping[str, Any]) -> Manifest:
+    """Every stage after the other, then the commit: what the flow does, without Prefect."""
+    for _, stage in STAGES:
+        stage(build)
+    manifest, _ = tasks.publish.task.publish(build, run)
+    return manifest

@@ -1,5 +1,6 @@
 """The extract stage: bytes to features, in a child process; or rows of a table to features."""
 
+import atexit
 import hashlib
 from collections.abc import Iterator
 from functools import cache
@@ -74,7 +75,9 @@ def _plan_files(build: Build) -> list[Item]:
 @cache
 def _parser(timeout_s: float, memory_mib: int) -> IsolatedParser:
     """One parser process for a worker; it ends with the worker."""
-    return IsolatedParser(timeout_s=timeout_s, memory_mib=memory_mib)
+    parser = IsolatedParser(timeout_s=timeout_s, memory_mib=memory_mib)
+    atexit.register(parser.close)
+    return parser
 
 
 def features(place: Workplace) -> Receipt:
