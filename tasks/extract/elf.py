@@ -19,6 +19,9 @@ _RELOCATIONS = {4, 9}
 
 def read_elf(data: bytes) -> Headers | None:
     """Headers of an ELF file; None when LIEF cannot read it at all."""
+    # LIEF takes a header that is cut short for one full of zeros.
+    if len(data) < {1: 52, 2: 64}.get(data[4] if len(data) > 4 else 0, len(data) + 1):
+        return None
     config = lief.ELF.ParserConfig()
     config.parse_relocations = False
     config.parse_symbol_versions = False
@@ -131,6 +134,8 @@ def _comment(binary: Any) -> str | None:
 
 def _problem(binary: Any, sections: tuple[Section, ...], segments: list[Any], data: bytes) -> str | None:
     header, size = binary.header, len(data)
+    if not sections and not segments:
+        return "damaged: neither sections nor segments"
     declared = int(header.numberof_sections)
     table = int(header.section_header_offset)
     if table and table + max(declared, 1) * int(header.section_header_size) > size:

@@ -1,11 +1,13 @@
 """Tables of numbers go the same way as executables, from whatever format."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars
 import pyarrow as pa
 import pyarrow.feather
+import pyarrow.parquet as pq
 import pytest
 from sklearn.datasets import load_breast_cancer
 
@@ -18,17 +20,9 @@ from tests.conftest import Mill
 
 @pytest.fixture(scope="module")
 def table() -> polars.DataFrame:
-    data = load_breast_cancer(as_frame=True)
-    return (
-        polars.from_pandas(data.frame)
-        if False
-        else polars.DataFrame(
-            {
-                **{n.replace(" ", "_"): data.data[n].to_numpy() for n in data.feature_names},
-                "target": data.target.to_numpy(),
-            }
-        )
-    )
+    data: Any = load_breast_cancer()
+    columns = {name.replace(" ", "_"): data.data[:, i] for i, name in enumerate(data.feature_names)}
+    return polars.DataFrame(columns | {"target": data.target})
 
 
 def recipe(path: Path, **changes: object) -> dict[str, object]:
@@ -75,7 +69,7 @@ def test_npy_with_a_vector_column_and_groups(mill: Mill, tmp_path: Path) -> None
 
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(x.reshape(-1)), 5)
     groups = [f"g{i // 4}" for i in range(400)]
-    pa.parquet.write_table(pa.table({"v": vectors, "y": y, "g": groups}), tmp_path / "v.parquet")
+    pq.write_table(pa.table({"v": vectors, "y": y, "g": groups}), tmp_path / "v.parquet")
     source = {"kind": "table", "path": str(tmp_path / "v.parquet"), "label_column": "y", "group_column": "g"}
     mill(recipe(tmp_path, sources=[source], label={"origin": "column"}, screening={"top": 3}), tmp_path / "vec")
     dataset = open_dataset(tmp_path / "vec")
@@ -87,7 +81,7 @@ def test_npy_with_a_vector_column_and_groups(mill: Mill, tmp_path: Path) -> None
 
 def test_wrong_columns_are_named(table: polars.DataFrame, mill: Mill, tmp_path: Path) -> None:
     table.with_columns(polars.lit("x").alias("text")).write_parquet(tmp_path / "t.parquet")
-    with pytest.raises(RecipeError, match="column 'text' of t.parquet holds .*string"):
+    with pytest.raises(RecipeError, match=r"column 'text' of t\.parquet holds .*string"):
         mill(recipe(tmp_path / "t.parquet"), tmp_path / "a")
     source = {"kind": "table", "path": str(tmp_path / "t.parquet"), "label_column": "nowhere"}
     with pytest.raises(RecipeError, match="no column 'nowhere'"):

@@ -1,12 +1,111 @@
-"""SMOTE against imbalanced-learn, and the promises of its draws."""
+"""SMOTE's kernels against brute force, for ties, outliers and values that are not finite; draws that are pinned."""
+
+import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from imblearn.over_sampling import SMOTE
+from numpy.typing import NDArray
+from scipy.stats import kstest
+from sklearn.neighbors import NearestNeighbors
 
 from tasks.rebalance.smote import draws, interpolate, neighbors, sampling_targets
+
+FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
+
+PINNED = ([477, 834, 984], [1, 4, 1], [0.7554017457512863, 0.410781770087826, 0.9452958694217638])
+
+
+def brute_force(x: NDArray[np.float64], k: int) -> NDArray[np.int64]:
+    squared = ((x[:, None] - x[None]) ** 2).sum(axis=2)
+    np.fill_diagonal(squared, np.inf)
+    return np.argsort(squared, axis=1, kind="stable")[:, :k]
+
+
+@pytest.mark.parametrize(("target", "added"), [(1.0, 93), (0.5, 43), (0.07, 0), (0.08, 1)])
+def test_exactly_the_rows_asked_for(target: float, added: int) -> None:
+    assert sampling_targets({"b": 7, "a": 100}, target) == {"a": 0, "b": added}
+    assert sampling_targets({}, target) == {}
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    hnp.arrays(np.float64, st.tuples(st.integers(7, 40), st.integers(1, 5)), elements=st.integers(-2, 2)),
+    st.integers(1, 6),
+)
+def test_many_ties_are_settled_by_row_number(x: NDArray[np.float64], k: int) -> None:
+    assert np.array_equal(neighbors(x, k), brute_force(x, k))
+
+
+@pytest.mark.parametrize("columns", [3, 40])
+def test_continuous_rows_and_an_outlier(columns: int) -> None:
+    x = np.random.default_rng(columns).standard_normal((400, columns))
+    near = neighbors(x, 5)
+    assert np.array_equal(near, brute_force(x, 5))
+    theirs = NearestNeighbors(n_neighbors=6).fit(x).kneighbors(x, return_distance=False)[:, 1:]
+    assert np.array_equal(near, theirs)
+    x[0] = 1e6  # the matrix product's distances lose nine digits
+    assert np.array_equal(neighbors(x, 5), brute_force(x, 5))
+
+
+def test_duplicates_in_the_order_of_their_numbers() -> None:
+    near = neighbors(np.ones((50, 3)), 4)
+    assert near[0].tolist() == [1, 2, 3, 4]
+    assert near[2].tolist() == [0, 1, 3, 4]
+
+
+@pytest.mark.parametrize("k", [0, 4])
+def test_too_few_rows_for_k(k: int) -> None:
+    with pytest.raises(ValueError, match="rows"):
+        neighbors(np.zeros((4, 2)), k)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**40), st.text(max_size=5), st.lists(st.integers(0, 200), max_size=6), st.integers(1, 200))
+def test_draws_have_the_same_bits_in_any_chunks(seed: int, label: str, cuts: list[int], rows: int) -> None:
+    whole = draws(seed, label, 0, 200, rows, 5)
+    parts = [draws(seed, label, a, b, rows, 5) for a, b in itertools.pairwise([0, *sorted(cuts), 200])]
+    for i, values in enumerate(whole):
+        assert np.concatenate([part[i] for part in parts]).tobytes() == values.tobytes()
+
+
+def test_draws_are_pinned() -> None:
+    """Datasets made before stay reproducible only while these numbers stand."""
+    assert tuple(v.tolist() for v in draws(7, "malware", 1_000_000, 1_000_003, 1000, 5)) == PINNED
+
+
+def test_gaps_are_uniform_and_classes_independent() -> None:
+    gap = draws(1, "a", 0, 50_000, 10, 5)[2]
+    assert kstest(gap, "uniform").pvalue > 1e-3
+    assert abs(np.corrcoef(gap, draws(1, "b", 0, 50_000, 10, 5)[2])[0, 1]) < 0.02
+    assert abs(np.corrcoef(gap[1:], gap[:-1])[0, 1]) < 0.02
+
+
+@given(
+    hnp.arrays(np.float32, (4, 3), elements=FINITE),
+    hnp.arrays(np.float32, (4, 3), elements=FINITE),
+    hnp.arrays(np.float64, 4, elements=st.floats(0, 1, exclude_max=True)),
+)
+def test_any_finite_parents(a: NDArray[np.float32], b: NDArray[np.float32], gap: NDArray[np.float64]) -> None:
+    found = interpolate(a, b, gap)
+    assert found.dtype == np.float32
+    low, high = np.minimum(a, b).astype(np.float64), np.maximum(a, b).astype(np.float64)
+    rounding = 2.0**-52 * np.maximum(abs(low), abs(high))
+    assert (found >= low - rounding).all()
+    assert (found <= high + rounding).all()
+    assert np.array_equal(interpolate(a, b, np.zeros(4)), a)
+    assert np.array_equal(interpolate(a, a, gap), a)
+
+
+def test_parents_that_are_not_finite() -> None:
+    a = np.array([[np.inf, np.nan, -np.inf, 1.0]], dtype=np.float32)
+    b = np.array([[np.inf, 1.0, np.inf, np.nan]], dtype=np.float32)
+    found = interpolate(a, b, np.array([0.5]))[0]
+    assert found[0] == np.inf
+    assert np.isnan(found[[1, 2, 3]]).all()
 
 
 def test_rows_equal_imbalanced_learns_given_its_draws() -> None:
@@ -14,7 +113,7 @@ def test_rows_equal_imbalanced_learns_given_its_draws() -> None:
     minority = rng.normal(size=(40, 7)).astype(np.float64)
     majority = rng.normal(size=(100, 7)) + 5
     x, y = np.concatenate([majority, minority]), np.array([0] * 100 + [1] * 40)
-    resampled, _ = SMOTE(k_neighbors=5, random_state=11).fit_resample(x, y)
+    resampled = SMOTE(k_neighbors=5, random_state=11).fit_resample(x, y)[0]
     # imbalanced-learn draws, from this state: places in the neighbour table, then gaps.
     state = np.random.RandomState(11)
     places = state.randint(low=0, high=40 * 5, size=60)
@@ -23,46 +122,3 @@ def test_rows_equal_imbalanced_learns_given_its_draws() -> None:
     parent, slot = np.divmod(places, 5)
     ours = interpolate(minority.astype(np.float32)[parent], minority.astype(np.float32)[near[parent, slot]], gaps)
     np.testing.assert_allclose(ours, resampled[140:], rtol=1e-5, atol=1e-6)
-
-
-def test_duplicates_may_be_neighbours_but_never_oneself() -> None:
-    x = np.concatenate([np.zeros((8, 2)), np.ones((3, 2))])
-    near = neighbors(x, 3)
-    assert near.shape == (11, 3)
-    assert not (near == np.arange(11)[:, None]).any()
-    assert (near[:8] < 8).all()
-
-
-@given(st.integers(0, 2**62), st.text(max_size=8), st.integers(1, 500), st.integers(1, 9), st.data())
-def test_draws_do_not_depend_on_chunks(seed: int, label: str, rows: int, k: int, data: st.DataObject) -> None:
-    n = data.draw(st.integers(1, 200))
-    cuts = [0, *sorted(data.draw(st.lists(st.integers(0, n), max_size=3))), n]
-    whole = draws(seed, label, 0, n, rows, k)
-    parts = [draws(seed, label, a, b, rows, k) for a, b in zip(cuts, cuts[1:], strict=False)]
-    for i, column in enumerate(whole):
-        assert np.array_equal(np.concatenate([part[i] for part in parts]), column)
-    parent, slot, gap = whole
-    assert ((parent >= 0) & (parent < rows)).all()
-    assert ((slot >= 0) & (slot < k)).all()
-    assert ((gap >= 0) & (gap < 1)).all()
-
-
-def test_draws_are_uniform_and_differ_between_classes() -> None:
-    parent, slot, gap = draws(1, "a", 0, 60_000, 10, 3)
-    assert np.bincount(parent, minlength=10).min() > 5_600
-    assert np.bincount(slot, minlength=3).min() > 19_300
-    assert gap.mean() == pytest.approx(0.5, abs=0.01)
-    assert not np.array_equal(gap, draws(1, "b", 0, 60_000, 10, 3)[2])
-
-
-@given(st.dictionaries(st.text(max_size=3), st.integers(1, 10_000), min_size=1, max_size=5), st.floats(0.01, 1))
-def test_exactly_the_number_asked_for(counts: dict[str, int], target: float) -> None:
-    added = sampling_targets(counts, target)
-    for label, count in counts.items():
-        assert count + added[label] == max(count, round(target * max(counts.values())))
-
-
-@given(st.floats(-1e6, 1e6, width=32), st.floats(-1e6, 1e6, width=32), st.floats(0, 0.999))
-def test_synthetic_values_lie_between_their_parents(a: float, b: float, gap: float) -> None:
-    value = interpolate(np.array([[a]], np.float32), np.array([[b]], np.float32), np.array([gap]))[0, 0]
-    assert min(a, b) <= value <= max(a, b)
