@@ -131,8 +131,9 @@ def _build(
 
     with _quiet_libraries():
         from flows.dataset import PROGRESS, build_dataset
+        from flows.server import prefect_server
 
-        with Bars(err) as bars:
+        with prefect_server(), Bars(err) as bars:
             token = PROGRESS.set(bars)
             try:
                 result = build_dataset(
@@ -144,6 +145,8 @@ def _build(
                     memory_mib=memory,
                     cache=None if cache is None else str(cache),
                 )
+            except KeyboardInterrupt:
+                raise typer.Exit(_interrupted()) from None
             finally:
                 PROGRESS.reset(token)
     dataset = open_dataset(output)
@@ -229,7 +232,7 @@ def search(
     if as_json:
         _print_json(table.to_pylist())
     else:
-        rows(out, table, k)
+        rows(out, table, k, short_ids=True)
 
 
 @app.command()
@@ -340,11 +343,15 @@ def main() -> None:
     except BinmillError as error:
         _fail(error, as_json)
     except KeyboardInterrupt:
-        err.print("[yellow]interrupted:[/] finished work is kept; run the same command to go on")
-        sys.exit(130)
+        sys.exit(_interrupted())
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+
+
+def _interrupted() -> int:
+    err.print("[yellow]interrupted:[/] finished work is kept; run the same command to go on")
+    return 130
 
 
 def _interrupt(signum: int, frame: Any) -> NoReturn:

@@ -11,7 +11,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.cluster import executor
-from flows.recipes import check_recipe, load_recipe
+from flows.recipes import DEMO, check_recipe, load_recipe
 from flows.stages import STAGES
 from schemas.errors import WorkerError
 from tasks.build import Build, Progress, Silent, release
@@ -38,7 +38,7 @@ def build_dataset(
     Parameters
     ----------
     recipe
-        Path of a recipe, or its content.
+        Path of a recipe, or its content; `demo` stands for the demo's.
     output
         Folder of the dataset.
     base
@@ -53,6 +53,8 @@ def build_dataset(
     dict
         `digest`, `root`, `changed`, `computed` (items that were run) and `notes`.
     """
+    if recipe == "demo":
+        recipe = str(DEMO)
     if isinstance(recipe, str):
         checked, base = load_recipe(Path(recipe)), base or str(Path(recipe).resolve().parent)
     else:

@@ -91,7 +91,7 @@ def next_commands(manifest: Manifest, root: Path) -> list[str]:
     place = _shortest(root)
     sql = "SELECT split, label, count(*) AS n FROM splits JOIN labels USING (sample_id) GROUP BY ALL ORDER BY ALL"
     commands = [f'binmill query {place} "{sql}"', f"binmill verify {place}"]
-    sample = manifest.run.get("sample_id")
+    sample = manifest.summary.get("sample")
     if sample:
         commands.insert(1, f"binmill search {place} --like {sample[:16]} -k 5")
     else:
@@ -149,11 +149,11 @@ def plan(console: Console, build: Build, root: Path, *, finished: bool) -> None:
         console.print("[dim]What follows depends on this step's results and is planned when it is done.[/]")
 
 
-def rows(console: Console, table: Any, limit: int) -> None:
-    """An Arrow table, as a terminal table."""
+def rows(console: Console, table: Any, limit: int, *, short_ids: bool = False) -> None:
+    """An Arrow table, as a terminal table; ids shortened on request (commands take their beginning)."""
     shown = _table("", *table.schema.names)
     for row in table.slice(0, limit).to_pylist():
-        shown.add_row(*("[dim]null[/]" if v is None else escape(_cell(v)) for v in row.values()))
+        shown.add_row(*("[dim]null[/]" if v is None else escape(_cell(v, short_ids=short_ids)) for v in row.values()))
     console.print(shown)
     more = table.num_rows > limit
     console.print(
@@ -161,12 +161,14 @@ def rows(console: Console, table: Any, limit: int) -> None:
     )
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any, *, short_ids: bool = False) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, bytes):
         return value.hex()
     text = str(value)
+    if short_ids and len(text) == 64 and set(text) <= set("0123456789abcdef"):
+        return text[:16]
     return text if len(text) <= 80 else text[:77] + "..."
 
 

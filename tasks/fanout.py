@@ -8,8 +8,10 @@ import contextlib
 import itertools
 import logging
 import os
+import signal
 import sys
 from collections.abc import Generator, Iterator, Sequence
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -145,22 +147,38 @@ def local_executor(workers: int, memory_limit: int | None = None) -> Generator[D
         quiet = logging.getLogger("distributed")
         level = quiet.level
         quiet.setLevel(logging.ERROR)
-        cluster = LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address=None,  # pyright: ignore[reportArgumentType] # None is "no dashboard"
-            memory_limit="auto" if memory_limit is None else memory_limit,
-            silence_logs=logging.ERROR,
-            env=environment,
-        )
+        with _without_interrupts():
+            cluster = LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=True,
+                host="127.0.0.1",
+                dashboard_address=None,  # pyright: ignore[reportArgumentType] # None is "no dashboard"
+                memory_limit="auto" if memory_limit is None else memory_limit,
+                silence_logs=logging.ERROR,
+                env=environment,
+            )
         try:
             with Client(cluster, set_as_default=False) as client:
                 yield DaskExecutor(client)
         finally:
             cluster.close(timeout=20)
             quiet.setLevel(level)
+
+
+@contextlib.contextmanager
+def _without_interrupts() -> Generator[None]:
+    """Block SIGINT for processes and threads that are started meanwhile.
+
+    Ctrl-C in a terminal reaches every process of the group. It is for us alone: the block is inherited by the
+    cluster's thread and by every worker it will ever start, and we end them in order.
+    """
+    resource_tracker.ensure_running()  # as it starts it unblocks SIGINT; so it goes first
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

@@ -75,6 +75,7 @@ def summarise(build: Build) -> dict[str, Any]:
         "recall": _recall(build),
     }
     summary["features"] = _feature_count(build)
+    summary["sample"] = _sample(build)
     return summary
 
 
@@ -147,6 +148,19 @@ def _feature_count(build: Build) -> dict[str, int]:
     selected = table.column("selected").to_pylist()
     q = [value for value in table.column("q_value").to_pylist() if value is not None]
     return {"screened": len(selected), "selected": sum(selected), "q_below_0.05": sum(v <= 0.05 for v in q)}
+
+
+def _sample(build: Build) -> str | None:
+    """Some row to begin looking at: the first of test, of the rarest class there."""
+    shards = build.shards("screen.apply", "test")
+    if not shards:
+        return None
+    with connection(build.root) as database:
+        view(database, "test", build.root, shards)
+        row = database.execute(
+            "SELECT sample_id FROM test ORDER BY count(*) OVER (PARTITION BY label), sample_id LIMIT 1"
+        ).fetchone()
+    return row[0] if row else None
 
 
 def _recall(build: Build) -> list[dict[str, Any]]:

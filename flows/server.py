@@ -1,0 +1,93 @@
+"""A Prefect server for one run: on loopback, in a session of its own, gone when the run is.
+
+Prefect can start a temporary server by itself, but Ctrl-C in a terminal reaches that server too; the flow then
+cannot report its end, and tries for minutes. A run that is killed would leave it behind.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+import httpx
+
+from schemas.errors import WorkerError
+
+START_S = 120.0
+PR_SET_PDEATHSIG = 1
+
+
+@contextlib.contextmanager
+def prefect_server() -> Generator[str]:
+    """Address of a Prefect API: the one `PREFECT_API_URL` names, or that of a server for this block.
+
+    Raises
+    ------
+    WorkerError
+        The server does not start.
+    """
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    if configured := PREFECT_API_URL.value():
+        yield configured
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    path = os.pathsep.join([str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows.server", str(port), str(os.getpid())],
+        start_new_session=True,  # the terminal's Ctrl-C is for the flow, which then stops this server
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": path.rstrip(os.pathsep)},
+    )
+    try:
+        address = f"http://127.0.0.1:{port}/api"
+        _wait(process, f"{address}/health")
+        with temporary_settings({PREFECT_API_URL: address}):
+            yield address
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait(process: "subprocess.Popen[bytes]", url: str) -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.get(url, timeout=5, trust_env=False).status_code == httpx.codes.OK:
+                return
+        time.sleep(0.05)
+    raise WorkerError(
+        "Prefect's server did not start" + (f" within {START_S:.0f} s" if process.poll() is None else ""),
+        "run 'prefect server start' to see why, or set PREFECT_API_URL to a server of yours",
+    )
+
+
+def main() -> None:
+    """Serve Prefect's API on loopback until the parent ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != int(sys.argv[2]):  # it ended before we asked to be told
+            return
+    import uvicorn
+
+    uvicorn.run(
+        "prefect.server.api.server:create_app", factory=True, host="127.0.0.1", port=int(sys.argv[1]), log_level="critical"
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
