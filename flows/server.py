@@ -84,9 +84,8 @@ def main() -> None:
             return
     import uvicorn
 
-    uvicorn.run(
-        "prefect.server.api.server:create_app", factory=True, host="127.0.0.1", port=int(sys.argv[1]), log_level="critical"
-    )  # fmt: skip
+    application = "prefect.server.api.server:create_app"
+    uvicorn.run(application, factory=True, host="127.0.0.1", port=int(sys.argv[1]), log_level="critical")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,87 @@
+"""Every command that README gives is run, in README's order, in a copy of the checkout's folder."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
+SERVERS = ("dask scheduler", "dask worker", "prefect server start", "prefect worker start")
+SETUP = ("make test", "python3 -m venv", "pip install --no-deps")
+"""What brought this test about: the gate runs `make test` in a clean clone, and make installs as these lines do."""
+
+
+def commands() -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    return [line.split("     #")[0].strip() for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def test_make_installs_as_readme_says() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for line in commands():
+        if line.startswith("pip install"):
+            assert line.removeprefix("pip install") in makefile
+    gate = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert "make test" in gate
+
+
+@pytest.mark.prefect
+def test_readmes_commands_work(tmp_path: Path) -> None:
+    for name in ("Makefile", "pyproject.toml", "deploy", "flows", "tasks", "schemas"):
+        place = tmp_path / name
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, place, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, place)
+    environment = {
+        **os.environ,
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "PREFECT_HOME": str(tmp_path / "prefect"),
+        "DO_NOT_TRACK": "1",
+        "COLUMNS": "120",
+        "PYTHONWARNINGS": "ignore",
+    }
+    # `make demo` without setting up again: the environment that runs this test is taken for its .venv.
+    (tmp_path / ".venv").symlink_to(BIN.parent)
+    servers: list[subprocess.Popen[bytes]] = []
+    try:
+        for line in commands():
+            command = "make demo -o .venv/run" if line == "make demo" else line
+            if command.startswith(SETUP):
+                continue
+            if command.startswith("export "):
+                name, _, value = command.removeprefix("export ").partition("=")
+                environment[name] = value
+                continue
+            log = (tmp_path / "log").open("ab")
+            if command.startswith(SERVERS):
+                with log:
+                    arguments = command.split()
+                    servers.append(subprocess.Popen(arguments, cwd=tmp_path, env=environment, stdout=log, stderr=log))
+                time.sleep(12 if "server" in command else 3)
+                assert servers[-1].poll() is None, (tmp_path / "log").read_text()[-3000:]
+                continue
+            with log:
+                done = subprocess.run(
+                    ["bash", "-c", f"set -o pipefail; {command}"],
+                    cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=280,
+                )  # fmt: skip
+            assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+            if command.startswith("binmill run"):  # the demo's recipe under another path: the demo made it all
+                assert "nothing was computed" in done.stdout
+            if command.startswith("binmill verify"):
+                assert "all promises hold" in done.stdout
+    finally:
+        for server in reversed(servers):
+            server.terminate()
+            try:
+                server.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
