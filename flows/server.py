@@ -67,7 +67,7 @@ def _wait(process: "subprocess.Popen[bytes]", url: str) -> None:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(url, timeout=5, trust_env=False).status_code == httpx.codes.OK:
+            if httpx.get(url, timeout=5, trust_env=False).is_success:
                 return
         time.sleep(0.05)
     raise WorkerError(
