@@ -113,10 +113,11 @@ SCREENING: Any = pa.schema(
 """One feature's score. MI in nats; `mi_corrected` is Miller-Madow's; `reason` says why a score is 0 or null."""
 
 
-def features_schema(groups: dict[str, tuple[str, ...]]) -> Any:
+def features_schema(feature_set: str, groups: dict[str, tuple[str, ...]]) -> Any:
     """One sample's vector: `sample_id` and a `fixed_size_list<float32>[d]` column per feature group.
 
-    The names of a group's dimensions are stored, joined by newlines, in the field's metadata under `names`.
+    The set's name and version stand in the schema's metadata under `feature_set`; the names of a group's
+    dimensions, joined by newlines, in the field's metadata under `names`.
     """
     return pa.schema(
         [pa.field("sample_id", pa.string(), nullable=False)]
@@ -128,7 +129,8 @@ def features_schema(groups: dict[str, tuple[str, ...]]) -> Any:
                 metadata={"names": "\n".join(names)},
             )
             for group, names in groups.items()
-        ]
+        ],
+        metadata={"feature_set": feature_set},
     )
 
 

@@ -50,9 +50,8 @@ class ByteStatistics:
 
 
 @compiled
-def _row(nibbles: NDArray[np.int64], terms: NDArray[np.float32]) -> int:
+def _row(nibbles: NDArray[np.int64], terms: NDArray[np.float32], part: NDArray[np.float32]) -> int:
     """Row of the byte-entropy table; adds up the present terms in the order NumPy's pairwise sum does."""
-    part = np.zeros(16, dtype=np.float32)
     n = 0
     for v in range(16):
         if nibbles[v]:
@@ -75,6 +74,49 @@ def _row(nibbles: NDArray[np.int64], terms: NDArray[np.float32]) -> int:
 
 
 @compiled
+def _count_block(data: NDArray[np.uint8], lanes: NDArray[np.uint16], counts: NDArray[np.int64]) -> None:
+    """Count the bytes of one block, at most 65 535, into int64[256].
+
+    Four counters take turns, so that a run of equal bytes does not wait for one counter's last store.
+    """
+    lanes[:] = 0
+    whole = len(data) // 4
+    for word in range(whole):
+        i = np.uint64(4 * word)
+        for lane in range(4):
+            lanes[np.uint64(lane), data[i + np.uint64(lane)]] += np.uint16(1)
+    for i in range(4 * whole, len(data)):
+        lanes[0, data[i]] += np.uint16(1)
+    for value in range(256):
+        total = np.uint16(0)
+        for lane in range(4):
+            total += lanes[lane, value]
+        counts[value] = total
+
+
+@compiled
+def _count_strings(
+    data: NDArray[np.uint8], start: int, stop: int, run: int, characters: NDArray[np.int64]
+) -> tuple[int, int, int]:
+    """Count the strings that end in data[start:stop]; `run` printable bytes stand before it.
+
+    Returns how many ended, their length together, and the printable bytes that are open at the end.
+    The state is a number and not a branch on each byte: in random bytes a branch guesses wrong every second time.
+    """
+    strings = 0
+    length = 0
+    for j in range(start, stop):
+        printable = np.uint8(data[j] - np.uint8(0x20)) < np.uint8(0x60)
+        if (run >= SHORTEST_STRING) & (not printable):
+            strings += 1
+            length += run
+            for c in range(j - run, j):
+                characters[np.uint8(data[c] - np.uint8(0x20))] += 1
+        run = run + 1 if printable else 0
+    return strings, length, run
+
+
+@compiled
 def _pass(
     data: NDArray[np.uint8],
     terms: NDArray[np.float32],
@@ -83,68 +125,38 @@ def _pass(
     characters: NDArray[np.int64],
 ) -> tuple[int, int]:
     n = len(data)
-    # Four counters in turn: neighbouring equal bytes do not wait for each other's store.
-    chunk = np.zeros((4, 256), dtype=np.int64)
+    lanes = np.zeros((4, 256), dtype=np.uint16)
+    counts = np.zeros(256, dtype=np.int64)
     nibbles = np.zeros(16, dtype=np.int64)
-    before = np.zeros(16, dtype=np.int64)
     window = np.zeros(16, dtype=np.int64)
+    part = np.zeros(16, dtype=np.float32)
     strings = 0
     length = 0
-    run = 0  # start of the printable run that is open, if one is
-    open_run = False
+    run = 0
     for start in range(0, n, STEP):
         stop = min(start + STEP, n)
-        i = start
-        while i + 4 <= stop:
-            chunk[0, data[i]] += 1
-            chunk[1, data[i + 1]] += 1
-            chunk[2, data[i + 2]] += 1
-            chunk[3, data[i + 3]] += 1
-            i += 4
-        while i < stop:
-            chunk[0, data[i]] += 1
-            i += 1
-        for high in range(16):
-            total = 0
+        _count_block(data[start:stop], lanes, counts)
+        for value in range(256):
+            histogram[value] += counts[value]
+        for v in range(16):
+            window[v] = nibbles[v]  # of the block before
+            nibbles[v] = 0
             for low in range(16):
-                value = (high << 4) | low
-                count = chunk[0, value] + chunk[1, value] + chunk[2, value] + chunk[3, value]
-                histogram[value] += count
-                total += count
-            nibbles[high] = total
-        chunk[:] = 0
-        if stop - start == STEP and start >= STEP:
-            for v in range(16):
-                window[v] = before[v] + nibbles[v]
-            row = _row(window, terms)
+                nibbles[v] += counts[16 * v + low]
+            window[v] += nibbles[v]
+        # A window is this whole block and the one before; a file shorter than one window is one block.
+        if (stop - start == STEP and start >= STEP) or (n < WINDOW and stop == n):
+            row = _row(window, terms, part)
             for v in range(16):
                 table[row, v] += window[v]
-        elif n < WINDOW:  # a file shorter than one window is one block
-            for v in range(16):
-                before[v] += nibbles[v]
-            if stop == n:
-                row = _row(before, terms)
-                for v in range(16):
-                    table[row, v] += before[v]
-        if n >= WINDOW:
-            before[:] = nibbles
-        for j in range(start, stop):
-            if np.uint8(data[j] - np.uint8(0x20)) < np.uint8(0x60):
-                if not open_run:
-                    run = j
-                    open_run = True
-            elif open_run:
-                open_run = False
-                if j - run >= SHORTEST_STRING:
-                    strings += 1
-                    length += j - run
-                    for c in range(run, j):
-                        characters[data[c] - 0x20] += 1
-    if open_run and n - run >= SHORTEST_STRING:
+        ended, total, run = _count_strings(data, start, stop, run, characters)
+        strings += ended
+        length += total
+    if run >= SHORTEST_STRING:
         strings += 1
-        length += n - run
-        for c in range(run, n):
-            characters[data[c] - 0x20] += 1
+        length += run
+        for c in range(n - run, n):
+            characters[np.uint8(data[c] - np.uint8(0x20))] += 1
     return strings, length
 
 

@@ -5,7 +5,6 @@ header and raw float32 numbers. No pickles: what comes back from a process that 
 """
 
 import ctypes
-import gc
 import json
 import mmap
 import os
@@ -19,10 +18,13 @@ from collections.abc import Callable
 import numpy as np
 
 from tasks.extract.layout import GROUPS
-from tasks.extract.parse import Extracted, extract, load_kernels, unparsed
+from tasks.extract.parse import Extracted, extract, load_kernels
 
 PREFIX = struct.Struct("<II")
 """Bytes of the JSON header, and how many float32 follow it."""
+
+OUT_OF_MEMORY = 3
+"""Exit status of a child that hit its memory limit: what is left of its heap is not to be trusted."""
 
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
 
@@ -49,11 +51,7 @@ def _parse_file(descriptor: int, parse: Callable[[bytes], Extracted]) -> Extract
             data = bytes(mapped)
     finally:
         os.close(descriptor)
-    try:
-        return parse(data)
-    except MemoryError:
-        gc.collect()
-        return unparsed(data, "oom", "the parser ran out of its memory limit (features.memory_mib)")
+    return parse(data)
 
 
 def confine(memory_bytes: int) -> None:
@@ -66,7 +64,8 @@ def confine(memory_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes + _address_space(used), resource.RLIM_INFINITY))
+    limit = memory_bytes + _address_space(used)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def _address_space(otherwise: int) -> int:
@@ -86,7 +85,10 @@ def main(parse: Callable[[bytes], Extracted] = extract) -> None:
     confine(memory)
     with socket.socket(fileno=descriptor) as connection:
         connection.sendall(b"r")
-        serve(connection, parse)
+        try:
+            serve(connection, parse)
+        except MemoryError:
+            os._exit(OUT_OF_MEMORY)
 
 
 if __name__ == "__main__":

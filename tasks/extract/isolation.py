@@ -9,14 +9,17 @@ import subprocess
 import sys
 import tempfile
 import time
+import weakref
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from schemas.errors import WorkerError
 from schemas.tables import BINARIES, PARSE_STATUS
-from tasks.extract.child import PREFIX
+from tasks.extract.child import OUT_OF_MEMORY, PREFIX
 from tasks.extract.layout import GROUPS
 from tasks.extract.parse import Extracted, unparsed
 
@@ -24,11 +27,12 @@ START_S = 120.0
 """Time for the child to start: it may have to compile."""
 HEADER_BYTES = 1 << 20
 """The longest header that is believed."""
+_ALWAYS = {"size", "parse_status", "parser", "parser_version"}
 NUMBERS = sum(len(names) for names in GROUPS.values())
 
 
 class IsolatedParser:
-    """Parses files in a child process under limits; a child that dies is replaced.
+    """Parses files in a child process under limits; a child that dies is replaced. For one thread at a time.
 
     Parameters
     ----------
@@ -46,6 +50,7 @@ class IsolatedParser:
         self.module = module
         self._child: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
+        self._end: weakref.finalize[Any, Any] | None = None
 
     def extract(self, data: bytes) -> Extracted:
         """Parse one file.
@@ -56,35 +61,52 @@ class IsolatedParser:
             With `parse_status` timeout, crash or oom where the child did not come back; the byte-level groups
             are then computed here, which is safe.
         """
-        connection = self._connection()
-        try:
-            with _anonymous_file(data) as descriptor:
-                socket.send_fds(connection, [b"f"], [descriptor])
-            return self._answer(connection, len(data))
-        except TimeoutError:
-            self.close()
-            return unparsed(data, "timeout", f"no result within {self.timeout_s:g} s (features.timeout_s)")
-        except (OSError, EOFError):
-            return unparsed(data, *self._obituary())
-        except ValueError as error:
-            self.close()
-            return unparsed(data, "crash", f"the parser process gave a wrong answer: {error}")
+        again = True
+        while True:
+            try:
+                return self._answer(self._send(data), len(data))
+            except TimeoutError:
+                self.close()
+                return unparsed(data, "timeout", f"no result within {self.timeout_s:g} s (features.timeout_s)")
+            except (OSError, EOFError):
+                code = self._exit_code()
+                self.close()
+                # SIGKILL comes from outside (memory watch, end of the thread that started the child): this file
+                # is to blame only if it happens twice.
+                if code == -signal.SIGKILL and again:
+                    again = False
+                    continue
+                return unparsed(data, *self._obituary(code))
+            except ValueError as error:
+                self.close()
+                return unparsed(data, "crash", f"the parser process gave a wrong answer: {error}")
 
     def close(self) -> None:
         """Kill the child and wait for it."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
-        if self._child is not None:
-            self._child.kill()
-            self._child.wait()
-            self._child = None
+        if self._end is not None:
+            self._end()
+        self._socket = self._child = self._end = None
 
     def __enter__(self) -> "IsolatedParser":
         return self
 
     def __exit__(self, *exception: Any) -> None:
         self.close()
+
+    def _send(self, data: bytes) -> socket.socket:
+        """Hand the file to a living child; one that died while it had nothing to do is not this file's fault."""
+        with _anonymous_file(data) as descriptor:
+            for last in (False, True):
+                connection = self._connection()
+                connection.settimeout(self.timeout_s)
+                try:
+                    socket.send_fds(connection, [b"f"], [descriptor])
+                    break
+                except (BrokenPipeError, ConnectionResetError):
+                    if last:
+                        raise
+                    self.close()
+        return connection
 
     def _connection(self) -> socket.socket:
         if self._socket is not None and self._child is not None and self._child.poll() is None:
@@ -93,16 +115,20 @@ class IsolatedParser:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         root = str(Path(__file__).resolve().parent.parent.parent)
         path = os.pathsep.join([root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))])
-        with theirs:
+        with theirs, contextlib.ExitStack() as undo:
+            undo.callback(ours.close)
+            # -P: a folder that happens to be the working directory brings no modules.
             self._child = subprocess.Popen(
-                [sys.executable, "-m", self.module, str(theirs.fileno()), str(self.memory_mib * 2**20)],
+                [sys.executable, "-P", "-m", self.module, str(theirs.fileno()), str(self.memory_mib * 2**20)],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 env=os.environ | {"PYTHONPATH": path},
             )
+            undo.pop_all()
         self._socket = ours
+        self._end = weakref.finalize(self, _end, ours, self._child)
         ours.settimeout(START_S)
         try:
             ready = ours.recv(1)
@@ -112,7 +138,7 @@ class IsolatedParser:
             self.close()
             raise WorkerError(
                 "the parser process did not start",
-                f"run '{sys.executable} -m tasks.extract.child' by hand to see why; is there memory left?",
+                f"is there memory left? See also: PYTHONPATH={root} {sys.executable} -c 'import {self.module}'",
             )
         return ours
 
@@ -121,33 +147,50 @@ class IsolatedParser:
         header_bytes, numbers = PREFIX.unpack(_receive(connection, PREFIX.size, deadline))
         if header_bytes > HEADER_BYTES or numbers != NUMBERS:
             raise ValueError("its sizes are wrong")
-        row = _checked_row(json.loads(_receive(connection, header_bytes, deadline)), size)
+        row = _checked_row(_receive(connection, header_bytes, deadline), size)
         values = np.frombuffer(_receive(connection, 4 * numbers, deadline), dtype="<f4")
+        if not np.isfinite(values).all():
+            raise ValueError("its numbers are not finite")
         ends = np.cumsum([len(names) for names in GROUPS.values()])[:-1]
         return Extracted(row, dict(zip(GROUPS, np.split(values, ends), strict=True)))
 
-    def _obituary(self) -> tuple[str, str]:
-        """Status and reason of a child that closed its end."""
-        child = self._child
-        code = None
-        if child is not None:
-            try:
-                code = child.wait(timeout=5)
-            except subprocess.TimeoutExpired:
-                code = None
-        self.close()
+    def _exit_code(self) -> int | None:
+        """Exit status of a child that closed its end; None of one that lives on without it."""
+        try:
+            return self._child.wait(timeout=5) if self._child is not None else None
+        except subprocess.TimeoutExpired:
+            return None
+
+    def _obituary(self, code: int | None) -> tuple[str, str]:
+        """Status and reason of a child that ended."""
         if code is not None and code < 0:
             name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-            if name == "SIGKILL":  # nobody but the kernel's memory watch kills a child of ours
-                return "oom", "the parser process was killed (SIGKILL): out of memory"
+            if name == "SIGKILL":
+                return "oom", "the parser process was killed twice (SIGKILL): probably out of memory"
             return "crash", f"the parser process died: {name}"
+        if code == OUT_OF_MEMORY:
+            return "oom", f"the parser ran out of its {self.memory_mib} MiB (features.memory_mib)"
         return "crash", f"the parser process ended with {code}"
 
 
-def _checked_row(row: Any, size: int) -> dict[str, Any]:
-    """The header, if it is one of ours: known columns, a known status, the size we sent."""
-    if not isinstance(row, dict) or not set(row) <= set(BINARIES.names) - {"sha256"}:
+def _end(connection: socket.socket, child: subprocess.Popen[bytes]) -> None:
+    connection.close()
+    child.kill()
+    child.wait()
+
+
+def _checked_row(text: bytes, size: int) -> dict[str, Any]:
+    """The header, if it is one of ours: columns of `binaries` and their types, a known status, the size we sent."""
+    try:
+        row = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("its header is no row") from error
+    if not isinstance(row, dict) or not _ALWAYS <= set(row) <= set(BINARIES.names) - {"sha256"}:
         raise ValueError("its columns are unknown")
+    try:
+        pa.Table.from_pylist([row], BINARIES)
+    except (pa.ArrowException, OverflowError, UnicodeError) as error:
+        raise ValueError("a column has the wrong type") from error
     if row.get("parse_status") not in PARSE_STATUS or row.get("size") != size:
         raise ValueError("its status or size is wrong")
     return row
@@ -169,7 +212,7 @@ def _receive(connection: socket.socket, count: int, deadline: float) -> bytes:
 
 
 @contextlib.contextmanager
-def _anonymous_file(data: bytes) -> Any:
+def _anonymous_file(data: bytes) -> Generator[int, None, None]:
     """A descriptor of a file without a name that holds `data`."""
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("binmill", os.MFD_CLOEXEC)

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import re
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,10 @@ Vector = NDArray[np.float32]
 
 _RUST = re.compile(rb"/rustc/[0-9a-f]{40}[/\\]")
 _GO = (b"\xff Go buildinf:", b"Go build ID: ")
+_SIGNED = ".comment"
+"""The section in which compilers sign their name: labels are held against it, so no feature may see it."""
+_REASON = 300
+"""Characters of a reason."""
 _GCC = re.compile(rb"GCC: \([^)\0]{1,60}\) [0-9][0-9A-Za-z.+~ ()-]{0,60}")
 
 
@@ -48,7 +53,9 @@ def extract(data: bytes) -> Extracted:
     view = np.frombuffer(data, dtype=np.uint8)
     statistics = byte_statistics(view)
     try:
-        headers = _headers(data)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # LIEF's, of each value that has no name
+            headers = _headers(data)
         if isinstance(headers, Headers):
             row = _parser(statistics, data) | _columns(headers, data)
             return Extracted(row, _vectors(headers, statistics, view))
@@ -56,7 +63,7 @@ def extract(data: bytes) -> Extracted:
     except MemoryError:
         raise
     except Exception as error:  # whatever the parser throws, the file stays a row
-        reason = f"the parser failed: {type(error).__name__}: {str(error)[:200]}"
+        reason = f"the parser failed: {type(error).__name__}: {error}"[:_REASON]
     return _without_headers(statistics, data, "error", reason)
 
 
@@ -105,7 +112,7 @@ def _columns(headers: Headers, data: bytes) -> dict[str, Any]:
         "imported_symbols": len(headers.imports),
         "exported_symbols": len(headers.exports),
         "parse_status": "ok" if headers.problem is None else "partial",
-        "parse_error": headers.problem,
+        "parse_error": headers.problem[:_REASON] if headers.problem is not None else None,
     }
 
 
@@ -169,7 +176,7 @@ def _header(headers: Headers, size: int) -> Vector:
 
 def _sections(headers: Headers, data: NDArray[np.uint8]) -> Vector:
     # ELF's table begins with a null entry; it is no section.
-    sections = [s for s in headers.sections if s.name or s.size or s.virtual_size]
+    sections = [s for s in headers.sections if (s.name or s.size or s.virtual_size) and s.name != _SIGNED]
     entropies = [entropy(data[s.offset : s.offset + s.size]) for s in sections]
     shares = [s.size / len(data) for s in sections]
     ratios = [s.size / max(s.virtual_size, 1) if s.virtual_size else 0.0 for s in sections]

@@ -35,7 +35,7 @@ def read_pe(data: bytes) -> Headers | None:
     owned = max([int(optional.sizeof_headers), *(s.offset + s.size for s in sections), _certificates_end(binary)])
     return Headers(
         format="pe",
-        machine=_MACHINES.get(header.machine.name, "other"),
+        machine=_MACHINES.get(getattr(header.machine, "name", ""), "other"),
         bits=64 if int(optional.magic) == 0x20B else 32,
         endianness="little",
         kind="shared" if characteristics & _DLL else "executable",
@@ -55,7 +55,7 @@ def read_pe(data: bytes) -> Headers | None:
         build_id=_guid(binary),
         comment=None,
         linker_version=f"{int(optional.major_linker_version)}.{int(optional.minor_linker_version)}",
-        problem=_problem(header, sections, len(data)),
+        problem=_problem(header, sections, len(data)) or _table_problem(binary),
     )
 
 
@@ -115,5 +115,16 @@ def _problem(header: Any, sections: tuple[Section, ...], size: int) -> str | Non
         return f"damaged: {int(header.numberof_sections)} sections are declared, {len(sections)} can be read"
     for section in sections:
         if section.size and section.offset + section.size > size:
-            return f"truncated: section '{section.name}' lies beyond the end of the file"
+            return f"truncated: section {section.name[:100]!r} lies beyond the end of the file"
+    return None
+
+
+def _table_problem(binary: Any) -> str | None:
+    """What is wrong with tables that LIEF passed over without a word."""
+    imports, exports = binary.import_dir, binary.export_dir
+    # A table of 20 bytes is its terminating entry alone.
+    if imports is not None and imports.rva and imports.size > 20 and not binary.has_imports:
+        return "damaged: an import table is declared, but cannot be read"
+    if exports is not None and exports.rva and exports.size and not binary.has_exports:
+        return "damaged: an export table is declared, but cannot be read"
     return None

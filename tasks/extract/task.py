@@ -15,7 +15,7 @@ from schemas.tables import BINARIES, features_schema
 from tasks.archives import Limits, read
 from tasks.build import Build
 from tasks.extract.isolation import IsolatedParser
-from tasks.extract.layout import GROUPS
+from tasks.extract.layout import FEATURE_SET, GROUPS
 from tasks.items import Item, Receipt, Step, Workplace
 from tasks.shards import read_shard, table_path, work_path
 from tasks.tabular import batches, open_table, table_features
@@ -101,7 +101,7 @@ def features(place: Workplace) -> Receipt:
         statuses[row["parse_status"]] = statuses.get(row["parse_status"], 0) + 1
     rows.sort(key=lambda row: row["sha256"])
     vectors.sort(key=lambda pair: pair[0])
-    schema = features_schema(GROUPS)
+    schema = features_schema(FEATURE_SET, GROUPS)
     digests = [
         {"sample_id": sample, "vector_sha256": _vector_digest([found[group] for group in GROUPS])}
         for sample, found in vectors
@@ -214,7 +214,7 @@ def rows(place: Workplace) -> Receipt:
         for row in range(args["start"], args["start"] + len(matrix))
     ]
     order = sorted(range(len(ids)), key=ids.__getitem__)
-    schema = features_schema({"table": tuple(names)})
+    schema = features_schema("table", {"table": tuple(names)})
     flat = pa.array(np.ascontiguousarray(matrix[order]).reshape(-1), pa.float32())
     vectors = pa.Table.from_arrays(
         [
