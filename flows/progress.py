@@ -6,14 +6,16 @@ from typing import Any
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     SpinnerColumn,
+    Task,
     TaskID,
+    TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 LABELS = {
     "ingest.scan": "ingest: open sources",
@@ -37,6 +39,13 @@ LABELS = {
 """What a person reads for `stage.step`."""
 
 
+class _Estimate(TimeRemainingColumn):
+    """What is left, while something is."""
+
+    def render(self, task: Task) -> Text:
+        return Text("") if task.finished else super().render(task).append(" left")
+
+
 class Bars:
     """One bar a step, with an estimate of what is left; finished steps stay as a line.
 
@@ -49,36 +58,35 @@ class Bars:
         self.bars = Progress(
             SpinnerColumn(finished_text="[green]✓[/]"),
             TextColumn("{task.description}"),
-            BarColumn(bar_width=28),
-            MofNCompleteColumn(),
-            TextColumn("[dim]{task.fields[present]}[/]"),
+            BarColumn(bar_width=12),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[items]}"),
             TimeElapsedColumn(),
-            TextColumn("[dim]left[/]"),
-            TimeRemainingColumn(elapsed_when_finished=False),
+            _Estimate(),
             console=console,
         )
         self.task: TaskID | None = None
-        self.name, self.items, self.present, self.started = "", 0, 0, 0.0
+        self.name, self.items, self.present, self.done, self.started = "", 0, 0, 0, 0.0
 
     def begin(self, stage: str, step: str, items: int, present: int, weight: int) -> None:
         """Show a bar for the step."""
         self.name = LABELS.get(f"{stage}.{step}", f"{stage}: {step}")
         self.items, self.present, self.started = items, present, time.monotonic()
         if self.live:
-            kept = f"{present} of {items} there" if present else ""
-            self.task = self.bars.add_task(self.name, total=max(weight, 1), present=kept)
-            if weight == 0:
-                self.bars.advance(self.task, 1)
+            self.done = present
+            self.task = self.bars.add_task(self.name, total=max(weight, 1), items=f"{present}/{items}")
 
     def advance(self, weight: int) -> None:
         """Move the bar."""
         if self.task is not None:
-            self.bars.advance(self.task, weight)
+            self.done += 1
+            self.bars.update(self.task, advance=weight, items=f"{self.done}/{self.items}")
 
     def end(self) -> None:
         """Finish the bar."""
         if self.task is not None:
-            self.bars.update(self.task, completed=self.bars.tasks[self.task].total)
+            items = f"{self.items}" + (f" [dim]({self.present} kept)[/]" if self.present else "")
+            self.bars.update(self.task, completed=self.bars.tasks[self.task].total, items=items)
             self.task = None
         if not self.live:
             seconds = time.monotonic() - self.started

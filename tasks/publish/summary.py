@@ -14,9 +14,10 @@ LN2 = math.log(2)
 _FAILURES = {
     "sources": "SELECT 'fetch' AS stage, reason, coalesce(filename, name) AS example FROM sources WHERE status <> 'ok'",
     "observations": "SELECT 'ingest', reason, path_in_source FROM observations WHERE status <> 'ok'",
-    "binaries": "SELECT 'extract', parse_status || ': ' || coalesce(parse_error, '?'), sha256 FROM binaries "
-    "WHERE parse_status NOT IN ('ok', 'partial')",
-    "labels": "SELECT 'label', reason, sample_id FROM labels WHERE reason IS NOT NULL",
+    "binaries": "SELECT 'extract', parse_status || ': ' || coalesce(parse_error, '?'), coalesce(place, sha256) "
+    "FROM binaries LEFT JOIN places USING (sha256) WHERE parse_status NOT IN ('ok', 'partial')",
+    "labels": "SELECT 'label', reason, coalesce(place, sample_id) FROM labels "
+    "LEFT JOIN places ON sha256 = sample_id WHERE reason IS NOT NULL",
 }
 
 
@@ -36,6 +37,12 @@ def failures(build: Build) -> tuple[list[dict[str, Any]], int]:
         present = [name for name, found in shards.items() if found]
         for name in present:
             view(database, name, build.root, shards[name])
+        database.execute(
+            "CREATE TABLE places AS SELECT sha256, min(path_in_source) AS place FROM observations "
+            "WHERE sha256 IS NOT NULL GROUP BY sha256"
+            if "observations" in present
+            else "CREATE TABLE places (sha256 VARCHAR, place VARCHAR)"
+        )
         union = " UNION ALL ".join(_FAILURES[name] for name in present)
         rows = database.execute(
             f"WITH f(stage, reason, example) AS ({union}) "
