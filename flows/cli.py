@@ -127,14 +127,14 @@ def _build(
     os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL")
     if not os.environ.get("PREFECT_API_URL"):
         err.print("[dim]starting Prefect on loopback for this run (PREFECT_API_URL names a server of yours) …[/]")
-    from flows.progress import Bars
+    from flows.progress import shown
 
     with _quiet_libraries():
         from flows.dataset import PROGRESS, build_dataset
         from flows.server import prefect_server
 
-        with prefect_server(), Bars(err) as bars:
-            token = PROGRESS.set(bars)
+        with prefect_server(), shown(err) as progress:
+            token = PROGRESS.set(progress)
             try:
                 result = build_dataset(
                     recipe=recipe,

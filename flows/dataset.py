@@ -7,20 +7,21 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, task
+from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.cluster import executor
+from flows.progress import Lines
 from flows.recipes import DEMO, check_recipe, load_recipe
 from flows.stages import STAGES
 from schemas.errors import WorkerError
-from tasks.build import Build, Progress, Silent, release
+from tasks.build import Build, Progress, release
 from tasks.ingest.cache import default_cache
 from tasks.journal import Journal
 from tasks.publish.task import publish
 
 PROGRESS: ContextVar[Progress] = ContextVar("PROGRESS")
-"""Who is told how far a run is; the command line sets it."""
+"""Who is told how far a run is: the command line sets it, else it is the flow run's log."""
 
 
 @flow(name="build-dataset", persist_result=False, validate_parameters=False, log_prints=False)
@@ -70,10 +71,10 @@ def build_dataset(
             cache=default_cache() if cache is None else Path(cache),
             executor=where,
             journal=journal,
-            progress=PROGRESS.get(Silent()),
+            progress=PROGRESS.get(None) or Lines(get_run_logger().info),
         )
         for name, stage in STAGES:
-            _stage_task(name, stage)(build)
+            _stage_task(name, stage, build)()
         finished = datetime.datetime.now(datetime.UTC)
         run = {
             "started": started.isoformat(timespec="seconds"),
@@ -95,8 +96,11 @@ def build_dataset(
     }
 
 
-def _stage_task(name: str, stage: Callable[[Build], None]) -> Callable[[Build], None]:
-    """A stage as a Prefect task: retried when workers were lost, neither cached nor its result kept."""
+def _stage_task(name: str, stage: Callable[[Build], None], build: Build) -> Callable[[], None]:
+    """A stage as a Prefect task: retried when workers were lost, neither cached nor its result kept.
+
+    The build is not a parameter of the task: Prefect would walk through it.
+    """
 
     @task(
         name=name,
@@ -106,15 +110,9 @@ def _stage_task(name: str, stage: Callable[[Build], None]) -> Callable[[Build], 
         retry_condition_fn=lambda _task, _run, state: isinstance(_failure(state), WorkerError),
     )
     def run_stage() -> None:
-        stage(current[0])
+        stage(build)
 
-    current: list[Build] = []
-
-    def call(build: Build) -> None:
-        current.append(build)  # not a parameter: Prefect would walk through it
-        run_stage()
-
-    return call
+    return run_stage
 
 
 def _failure(state: Any) -> Any:

@@ -1,7 +1,8 @@
 """Progress bars for a terminal, plain lines for a log."""
 
+import contextlib
 import time
-from typing import Any
+from collections.abc import Callable, Generator
 
 from rich.console import Console
 from rich.progress import (
@@ -46,15 +47,37 @@ class _Estimate(TimeRemainingColumn):
         return Text("") if task.finished else super().render(task).append(" left")
 
 
-class Bars:
-    """One bar a step, with an estimate of what is left; finished steps stay as a line.
+class Lines:
+    """A line for each step as it ends: for logs, and for what is not a terminal.
 
-    On something that is not a terminal each step is one plain line, printed as it ends.
+    Parameters
+    ----------
+    say
+        Takes each line.
     """
 
+    def __init__(self, say: Callable[[str], object]) -> None:
+        self.say = say
+        self.name, self.items, self.present, self.started = "", 0, 0, 0.0
+
+    def begin(self, stage: str, step: str, items: int, present: int, weight: int) -> None:
+        """Remember the step and when it began."""
+        self.name = LABELS.get(f"{stage}.{step}", f"{stage}: {step}")
+        self.items, self.present, self.started = items, present, time.monotonic()
+
+    def advance(self, weight: int) -> None:
+        """Say nothing: a line for each of a million items helps nobody."""
+
+    def end(self) -> None:
+        """Say what was done."""
+        seconds = time.monotonic() - self.started
+        self.say(f"{self.name}: {self.items - self.present} done, {self.present} there, {seconds:.1f} s")
+
+
+class Bars:
+    """One bar a step, with an estimate of what is left; finished steps stay as a line."""
+
     def __init__(self, console: Console) -> None:
-        self.console = console
-        self.live = console.is_terminal
         self.bars = Progress(
             SpinnerColumn(finished_text="[green]✓[/]"),
             TextColumn("{task.description}"),
@@ -65,41 +88,33 @@ class Bars:
             _Estimate(),
             console=console,
         )
-        self.task: TaskID | None = None
-        self.name, self.items, self.present, self.done, self.started = "", 0, 0, 0, 0.0
+        self.task = TaskID(0)
+        self.items, self.present, self.done = 0, 0, 0
 
     def begin(self, stage: str, step: str, items: int, present: int, weight: int) -> None:
         """Show a bar for the step."""
-        self.name = LABELS.get(f"{stage}.{step}", f"{stage}: {step}")
-        self.items, self.present, self.started = items, present, time.monotonic()
-        if self.live:
-            self.done = present
-            self.task = self.bars.add_task(self.name, total=max(weight, 1), items=f"{present}/{items}")
+        self.items, self.present, self.done = items, present, present
+        name = LABELS.get(f"{stage}.{step}", f"{stage}: {step}")
+        self.task = self.bars.add_task(name, total=max(weight, 1), items=f"{present}/{items}")
 
     def advance(self, weight: int) -> None:
         """Move the bar."""
-        if self.task is not None:
-            self.done += 1
-            self.bars.update(self.task, advance=weight, items=f"{self.done}/{self.items}")
+        self.done += 1
+        self.bars.update(self.task, advance=weight, items=f"{self.done}/{self.items}")
 
     def end(self) -> None:
         """Finish the bar."""
-        if self.task is not None:
-            items = f"{self.items}" + (f" [dim]({self.present} kept)[/]" if self.present else "")
-            self.bars.update(self.task, completed=self.bars.tasks[self.task].total, items=items)
-            self.task = None
-        if not self.live:
-            seconds = time.monotonic() - self.started
-            self.console.print(
-                f"{self.name}: {self.items - self.present} done, {self.present} there, {seconds:.1f} s",
-                highlight=False,
-            )
+        items = f"{self.items}" + (f" [dim]({self.present} kept)[/]" if self.present else "")
+        total = next(task.total for task in self.bars.tasks if task.id == self.task)
+        self.bars.update(self.task, completed=total, items=items)
 
-    def __enter__(self) -> "Bars":
-        if self.live:
-            self.bars.start()
-        return self
 
-    def __exit__(self, *exception: Any) -> None:
-        if self.live:
-            self.bars.stop()
+@contextlib.contextmanager
+def shown(console: Console) -> Generator[Bars | Lines]:
+    """Bars on a terminal, lines elsewhere."""
+    if not console.is_terminal:
+        yield Lines(lambda line: console.print(line, highlight=False))
+        return
+    bars = Bars(console)
+    with bars.bars:
+        yield bars

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -256,6 +257,10 @@ def read_provenance(path: Path) -> dict[str, Any]:
 def sweep(root: Path, keep: set[str]) -> list[str]:
     """Remove shards that nothing lists, and temporary files of writers that died. Returns their places."""
     removed: list[str] = []
+    for spill in (root / STATE).glob("spill-*"):  # of a database whose process was killed
+        shutil.rmtree(spill, ignore_errors=True)
+    for place in [*root.glob(".*.tmp"), *(root / STATE).glob(".*.tmp")]:
+        place.unlink(missing_ok=True)
     for folder in ("tables", "fitted", f"{STATE}/work"):
         base = root / folder
         for place in sorted(base.rglob("*")) if base.is_dir() else []:

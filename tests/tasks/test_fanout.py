@@ -1,0 +1,79 @@
+"""Fanning out: a bounded window, and an item that kills its workers costs only itself."""
+
+import os
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from distributed import Client, Future, LocalCluster
+
+from schemas.errors import RecipeError, WorkerError
+from schemas.provenance import Provenance
+from tasks.fanout import SETTINGS, WINDOW_PER_WORKER, DaskExecutor
+from tasks.items import Item, Receipt
+
+
+def item(name: str) -> Item:
+    provenance = Provenance("d", "s", "t", name, "0", "c", {}, (), {}, 0)
+    return Item("stage", "step", name, f"item {name}", {}, provenance)
+
+
+def work(work: Item) -> Receipt:
+    if work.key.startswith("poison"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if work.key.startswith("wrong"):
+        raise RecipeError("a field is wrong", "mend it")
+    return Receipt(work.stage, work.step, work.key, ())
+
+
+class Trial(DaskExecutor):
+    """The executor, with other work than the stages'; counts what is in flight."""
+
+    flying = 0
+    most = 0
+
+    def _submit(self, root: str, item: Item, attempt: str = "") -> "Future[Any]":
+        self.flying += 1
+        self.most = max(self.most, self.flying)
+        future = self.client.submit(work, item, key=f"{item.key}{attempt}", pure=False, retries=2)
+        future.add_done_callback(lambda _: setattr(self, "flying", self.flying - 1))
+        return future
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    import dask.config
+
+    with (
+        dask.config.set(SETTINGS),
+        LocalCluster(2, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster,  # pyright: ignore[reportArgumentType]
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+def test_every_item_comes_back_and_the_window_is_bounded(client: Client) -> None:
+    trial = Trial(client)
+    items = [item(f"a{i}") for i in range(200)]
+    found = {receipt.key for _, receipt in trial.run("", items)}
+    assert found == {i.key for i in items}
+    assert trial.most <= 2 * WINDOW_PER_WORKER + 2  # callbacks may come a moment late
+    assert list(trial.run("", [])) == []
+
+
+def test_an_items_own_error_comes_through_as_it_is(client: Client) -> None:
+    with pytest.raises(RecipeError, match="a field is wrong"):
+        list(Trial(client).run("", [item("wrong1")]))
+
+
+def test_a_poison_item_is_named_and_the_others_are_done(client: Client) -> None:
+    items = [*(item(f"b{i}") for i in range(6)), item("poison"), *(item(f"c{i}") for i in range(6))]
+    done: list[str] = []
+
+    def run() -> None:
+        done.extend(receipt.key for _, receipt in Trial(client).run("", items))
+
+    with pytest.raises(WorkerError, match="item poison"):
+        run()
+    assert sorted(done) == sorted(i.key for i in items if i.key != "poison")
