@@ -17,8 +17,9 @@ from tasks.build import Build
 STAGES: tuple[tuple[str, Callable[[Build], None]], ...] = (
     ("ingest", tasks.ingest.task.build),
     ("extract", tasks.extract.task.build),
+    ("check-inputs", tasks.publish.task.check_tolerance),
     ("label", tasks.label.task.build),
-    ("tolerance", tasks.publish.task.check_tolerance),
+    ("check-labels", tasks.publish.task.check_tolerance),
     ("split", tasks.split.task.build),
     ("screen", tasks.screen.task.build),
     ("rebalance", tasks.rebalance.task.build),

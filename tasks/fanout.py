@@ -49,6 +49,11 @@ class DaskExecutor:
         self.client = client
 
     @property
+    def address(self) -> str:
+        """Address of the scheduler."""
+        return str(self.client.scheduler_info()["address"])
+
+    @property
     def memory_limit(self) -> int | None:
         """Memory of the smallest worker in bytes; None when no worker says."""
         limits = [w["memory_limit"] for w in self.client.scheduler_info(n_workers=-1)["workers"].values()]

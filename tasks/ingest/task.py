@@ -64,7 +64,7 @@ def _origins(build: Build, source: Source) -> list[Origin]:
     """Origins of a source, or of its fallback when an archive is missing and no index is in reach."""
     try:
         origins = resolve(source, build.base)
-        if isinstance(source, PypiSource) and source.fallback != "none" and not build.dry:
+        if isinstance(source, PypiSource) and not build.dry:  # that no index is in reach is better known at once
             missing = [origin for origin in origins if not is_cached(origin, build.cache)]
             if missing:
                 obtain(missing[0], build.cache)

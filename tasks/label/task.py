@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from schemas.errors import SourceError
 from schemas.recipe import Label
 from schemas.tables import LABELS
 from tasks.build import Build
@@ -27,6 +28,11 @@ DECLARED = {
 def build(build: Build) -> None:
     """Plan and compute the labels of all samples: one item, one shard for each features shard."""
     features = build.shards("extract.features", "features") + build.shards("extract.rows", "features")
+    if not sum(shard.rows for shard in features):
+        raise SourceError(
+            "sources: no file could be parsed as a PE or ELF file",
+            "check the sources' paths and their members.include patterns",
+        )
     names = ("sources", "observations", "binaries", "declared")
     inputs: dict[str, list[Shard]] = {
         "sources": build.shards("ingest.assign", "sources"),

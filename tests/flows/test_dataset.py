@@ -12,9 +12,10 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
 
-from schemas.errors import DatasetError, QueryError, ToleranceError
+from schemas.errors import DatasetError, QueryError, SourceError, ToleranceError, WorkerError
 from tasks.build import InProcess
-from tasks.fanout import local_executor
+from tasks.fanout import local_executor, remote_executor
+from tasks.ingest import index
 from tasks.items import Item, Receipt
 from tasks.query.dataset import open_dataset
 from tasks.query.sql import query
@@ -75,6 +76,51 @@ def test_dask_workers_give_the_same_bytes(small: Path, corpus: Path, mill: Mill,
     with local_executor(workers) as executor:
         found = mill(recipe_of(corpus), tmp_path / "dask", executor)
     assert found.digest == open_dataset(small).manifest.digest
+
+
+def test_a_scheduler_that_is_already_there_gives_the_same_bytes(
+    small: Path, corpus: Path, mill: Mill, tmp_path: Path
+) -> None:
+    with local_executor(2) as there, remote_executor(there.address) as executor:
+        assert executor.memory_limit
+        found = mill(recipe_of(corpus), tmp_path / "remote", executor)
+    assert found.digest == open_dataset(small).manifest.digest
+    assert found.run["computed"] > 0
+
+
+def test_no_scheduler_is_said_so() -> None:
+    with pytest.raises(WorkerError, match="no Dask scheduler answers"), remote_executor("tcp://127.0.0.1:9", 1):
+        pass
+
+
+def test_an_item_that_needs_more_memory_than_workers_have_is_refused(corpus: Path, mill: Mill, tmp_path: Path) -> None:
+    class Small(InProcess):
+        memory_limit = 64 * 2**20
+
+    with pytest.raises(DatasetError, match=r"the largest item needs \d+ MiB, a worker has 64 MiB"):
+        mill(recipe_of(corpus), tmp_path / "out", Small())
+
+
+def test_without_an_index_the_installed_modules_are_used(
+    mill: Mill, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "pip_configuration", lambda: index.PipConfiguration(indexes=()))
+    rust = ("rpds/*.so", "pydantic_core/*.so", "hypothesis/*.so", "burner_redis/*.so", "pendulum/*.so")
+    source = {
+        "kind": "pypi",
+        "packages": [{"name": "orjson", "version": "1.0", "files": {"orjson-1.0-py3-none-any.whl": "0" * 64}}],
+        "members": {"include": ["numpy/*.so", "scipy/spatial/*.so", "markupsafe/*.so", "greenlet/*.so", *rust]},
+    }
+    label = {"origin": "generator", "rules": [{"match": "maturin*", "label": "rust"}], "default": "c-family"}
+    recipe = recipe_of(tmp_path, sources=[source], label=label, tolerance={"share": 0.5})
+    with pytest.raises(SourceError, match="no-index"):
+        mill(recipe, tmp_path / "refused")
+    recipe["sources"] = [source | {"fallback": "installed"}]
+    manifest = mill(recipe, tmp_path / "out")
+    assert any("native modules installed in this environment" in note for note in manifest.run["notes"])
+    assert problems(tmp_path / "out") == []
+    counts = query(open_dataset(tmp_path / "out"), "SELECT DISTINCT label FROM train").to_pylist()
+    assert {row["label"] for row in counts} == {"rust", "c-family"}
 
 
 def test_one_changed_byte_is_named_and_mended(small: Path, corpus: Path, mill: Mill, tmp_path: Path) -> None:

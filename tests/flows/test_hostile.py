@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from schemas.errors import RecipeError, SourceError, ToleranceError
 from tasks.query.dataset import open_dataset
 from tasks.query.sql import query
 from tests.conftest import Mill, recipe_of
@@ -83,3 +84,22 @@ def test_each_hostile_file_is_one_row_and_the_rest_is_whole(
     assert manifest.summary["inputs"] == 64 + len(EXPECTED)
     assert not (tmp_path / "escaped.so").exists()
     assert not Path("/tmp/absolute.so").exists()
+
+
+def test_a_corpus_of_nothing_but_text_is_said_so(mill: Mill, tmp_path: Path) -> None:
+    for number in range(5):
+        (tmp_path / "text" / "a").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "text" / "a" / f"{number}.so").write_text(f"text {number}")
+    with pytest.raises(ToleranceError, match="5 of 5 inputs failed"):
+        mill(recipe_of(tmp_path / "text"), tmp_path / "out")
+    with pytest.raises(SourceError, match="no file could be parsed"):
+        mill(recipe_of(tmp_path / "text", tolerance={"share": 1}), tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ToleranceError, match="no input was found"):
+        mill(recipe_of(tmp_path / "empty"), tmp_path / "none")
+
+
+def test_one_class_is_said_so(corpus: Path, mill: Mill, tmp_path: Path) -> None:
+    shutil.copytree(corpus / "other", tmp_path / "one" / "other")
+    with pytest.raises(RecipeError, match="screening needs two classes"):
+        mill(recipe_of(tmp_path / "one"), tmp_path / "out")
