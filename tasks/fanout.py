@@ -151,7 +151,7 @@ def local_executor(workers: int, memory_limit: int | None = None) -> Generator[D
     with dask.config.set({**SETTINGS, "distributed.nanny.pre-spawn-environ": threads}):
         quiet = logging.getLogger("distributed")
         level = quiet.level
-        quiet.setLevel(logging.ERROR)
+        quiet.setLevel(logging.CRITICAL)  # what matters comes back through the futures
         with _without_interrupts():
             cluster = LocalCluster(
                 n_workers=workers,
@@ -160,7 +160,7 @@ def local_executor(workers: int, memory_limit: int | None = None) -> Generator[D
                 host="127.0.0.1",
                 dashboard_address=None,  # pyright: ignore[reportArgumentType] # None is "no dashboard"
                 memory_limit="auto" if memory_limit is None else memory_limit,
-                silence_logs=logging.ERROR,
+                silence_logs=logging.CRITICAL,
                 env=environment,
             )
         try:
