@@ -49,10 +49,9 @@ def failures(build: Build) -> tuple[list[dict[str, Any]], int]:
             "SELECT stage, regexp_extract(reason, '^[^:''\"(]*(: [^:''\"(]*)?') AS why, count(*) AS n, "
             "min(example) FROM f GROUP BY ALL ORDER BY n DESC, stage, why"
         ).fetchall()
-        total = 0
-        if "labels" in present and not shards["binaries"]:
-            total = _count(database, "SELECT count(*) FROM labels")
-        elif "observations" in present:
+        # A table's inputs are its rows.
+        total = sum(shard.rows for shard in build.shards("extract.rows", "features"))
+        if "observations" in present:
             total = _count(
                 database,
                 "SELECT (SELECT count(*) FROM observations WHERE sha256 IS NULL) + "
