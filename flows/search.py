@@ -12,7 +12,7 @@ from schemas.recipe import Recipe
 from schemas.tables import SPLITS
 from tasks.binarize.task import feature_matrix, load_binarizers, load_embedding, nearest
 from tasks.extract.isolation import IsolatedParser
-from tasks.extract.layout import GROUPS
+from tasks.extract.layout import FEATURE_SETS
 from tasks.query.dataset import Dataset
 from tasks.query.sql import query
 from tasks.query.trace import resolve_id
@@ -63,11 +63,11 @@ def _of_file(dataset: Dataset, path: Path, names: list[str]) -> NDArray[np.float
         raise QueryError(f"--like {path}: this dataset is made from a table", "give the id of a row")
     if path.stat().st_size > options.max_file_mib * 2**20:
         raise QueryError(f"--like {path}: larger than features.max_file_mib", "give a smaller file")
-    with IsolatedParser(options.timeout_s, options.memory_mib) as parser:
+    with IsolatedParser(options.timeout_s, options.memory_mib, options.set) as parser:
         extracted = parser.extract(path.read_bytes())
     if extracted.row["parse_status"] not in {"ok", "partial"}:
         raise QueryError(f"--like {path}: {extracted.row['parse_error']}", "give a PE or ELF file")
-    place = {name: (group, i) for group, dims in GROUPS.items() for i, name in enumerate(dims)}
+    place = {name: (group, i) for group, dims in FEATURE_SETS[options.set].items() for i, name in enumerate(dims)}
     return np.array([extracted.vectors[place[n][0]][place[n][1]] for n in names], dtype=np.float32)
 
 

@@ -5,7 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.extract.layout import Groups
 from tasks.jit import compiled
+
+Vector = NDArray[np.float32]
 
 WINDOW = 2048
 STEP = 1024
@@ -205,3 +208,11 @@ def byte_statistics(data: NDArray[np.uint8]) -> ByteStatistics:
         text,
         bits,
     )
+
+
+def byte_groups(statistics: ByteStatistics, groups: Groups) -> dict[str, Vector]:
+    """The vectors of a file of which nothing but its bytes is known: groups of headers are zeros."""
+    vectors = {group: np.zeros(len(names), dtype=np.float32) for group, names in groups.items()}
+    for group in ("general", "histogram", "byteentropy", "strings"):
+        vectors[group] = getattr(statistics, group)
+    return vectors

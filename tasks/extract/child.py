@@ -14,10 +14,11 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
-from tasks.extract.layout import GROUPS
+from tasks.extract.layout import FEATURE_SETS
 from tasks.extract.parse import Extracted, extract, load_kernels
 
 PREFIX = struct.Struct("<II")
@@ -29,14 +30,14 @@ OUT_OF_MEMORY = 3
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
 
 
-def serve(connection: socket.socket, parse: Callable[[bytes], Extracted] = extract) -> None:
+def serve(connection: socket.socket, feature_set: str, parse: Callable[[bytes], Extracted]) -> None:
     """Answer requests until the other end is closed."""
     while True:
         message, descriptors, _, _ = socket.recv_fds(connection, 1, 1)
         if not message:
             return
         found = _parse_file(descriptors[0], parse)
-        vectors = [np.ascontiguousarray(found.vectors[group], dtype="<f4") for group in GROUPS]
+        vectors = [np.ascontiguousarray(found.vectors[group], dtype="<f4") for group in FEATURE_SETS[feature_set]]
         numbers = np.concatenate(vectors)
         header = json.dumps(found.row).encode()
         connection.sendall(PREFIX.pack(len(header), len(numbers)) + header + numbers.tobytes())
@@ -77,16 +78,16 @@ def _address_space(otherwise: int) -> int:
         return otherwise
 
 
-def main(parse: Callable[[bytes], Extracted] = extract) -> None:
-    """Run as `python -m tasks.extract.child DESCRIPTOR MEMORY_BYTES`."""
-    descriptor, memory = int(sys.argv[1]), int(sys.argv[2])
+def main(parse: Callable[[bytes], Extracted] | None = None) -> None:
+    """Run as `python -m tasks.extract.child DESCRIPTOR MEMORY_BYTES FEATURE_SET`."""
+    descriptor, memory, feature_set = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when we end
     load_kernels()  # before writing to numba's cache is forbidden
     confine(memory)
     with socket.socket(fileno=descriptor) as connection:
         connection.sendall(b"r")
         try:
-            serve(connection, parse)
+            serve(connection, feature_set, parse or partial(extract, feature_set=feature_set))
         except MemoryError:
             os._exit(OUT_OF_MEMORY)
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 from schemas.errors import WorkerError
 from schemas.tables import BINARIES, PARSE_STATUS
 from tasks.extract.child import OUT_OF_MEMORY, PREFIX
-from tasks.extract.layout import GROUPS
+from tasks.extract.layout import FEATURE_SETS, dimensions
 from tasks.extract.parse import Extracted, unparsed
 
 START_S = 120.0
@@ -28,7 +28,6 @@ START_S = 120.0
 HEADER_BYTES = 1 << 20
 """The longest header that is believed."""
 _ALWAYS = {"size", "parse_status", "parser", "parser_version"}
-NUMBERS = sum(len(names) for names in GROUPS.values())
 
 
 class IsolatedParser:
@@ -40,13 +39,22 @@ class IsolatedParser:
         Wall-clock limit for one file.
     memory_mib
         Address space the child may take for a file.
+    feature_set
+        Name of the set of features to compute.
     module
         Module the child runs.
     """
 
-    def __init__(self, timeout_s: float, memory_mib: int, module: str = "tasks.extract.child") -> None:
+    def __init__(
+        self,
+        timeout_s: float,
+        memory_mib: int,
+        feature_set: str = "binmill@1",
+        module: str = "tasks.extract.child",
+    ) -> None:
         self.timeout_s = timeout_s
         self.memory_mib = memory_mib
+        self.feature_set = feature_set
         self.module = module
         self._child: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
@@ -67,7 +75,8 @@ class IsolatedParser:
                 return self._answer(self._send(data), len(data))
             except TimeoutError:
                 self.close()
-                return unparsed(data, "timeout", f"no result within {self.timeout_s:g} s (features.timeout_s)")
+                reason = f"no result within {self.timeout_s:g} s (features.timeout_s)"
+                return unparsed(data, "timeout", reason, self.feature_set)
             except (OSError, EOFError):
                 code = self._exit_code()
                 self.close()
@@ -76,10 +85,10 @@ class IsolatedParser:
                 if code == -signal.SIGKILL and again:
                     again = False
                     continue
-                return unparsed(data, *self._obituary(code))
+                return unparsed(data, *self._obituary(code), self.feature_set)
             except ValueError as error:
                 self.close()
-                return unparsed(data, "crash", f"the parser process gave a wrong answer: {error}")
+                return unparsed(data, "crash", f"the parser process gave a wrong answer: {error}", self.feature_set)
 
     def close(self) -> None:
         """Kill the child and wait for it."""
@@ -119,7 +128,10 @@ class IsolatedParser:
             undo.callback(ours.close)
             # -P: a folder that happens to be the working directory brings no modules.
             self._child = subprocess.Popen(
-                [sys.executable, "-P", "-m", self.module, str(theirs.fileno()), str(self.memory_mib * 2**20)],
+                [
+                    *(sys.executable, "-P", "-m", self.module),
+                    *(str(theirs.fileno()), str(self.memory_mib * 2**20), self.feature_set),
+                ],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -145,14 +157,15 @@ class IsolatedParser:
     def _answer(self, connection: socket.socket, size: int) -> Extracted:
         deadline = time.monotonic() + self.timeout_s
         header_bytes, numbers = PREFIX.unpack(_receive(connection, PREFIX.size, deadline))
-        if header_bytes > HEADER_BYTES or numbers != NUMBERS:
+        if header_bytes > HEADER_BYTES or numbers != dimensions(self.feature_set):
             raise ValueError("its sizes are wrong")
         row = _checked_row(_receive(connection, header_bytes, deadline), size)
         values = np.frombuffer(_receive(connection, 4 * numbers, deadline), dtype="<f4")
         if not np.isfinite(values).all():
             raise ValueError("its numbers are not finite")
-        ends = np.cumsum([len(names) for names in GROUPS.values()])[:-1]
-        return Extracted(row, dict(zip(GROUPS, np.split(values, ends), strict=True)))
+        groups = FEATURE_SETS[self.feature_set]
+        ends = np.cumsum([len(names) for names in groups.values()])[:-1]
+        return Extracted(row, dict(zip(groups, np.split(values, ends), strict=True)))
 
     def _exit_code(self) -> int | None:
         """Exit status of a child that closed its end; None of one that lives on without it."""

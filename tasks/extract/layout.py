@@ -1,12 +1,6 @@
-"""The feature set `binmill@1`: every group, every dimension by name. A change here is a new version.
-
-Byte-level groups are those of EMBER2024; the others are laid out alike for PE and ELF. Nothing here holds what
-labels are made of: no compiler banner, no linker version, no timestamp.
-"""
+"""The feature sets: every group, every dimension by name. A change here is a new version of the set."""
 
 from tasks.extract.headers import KINDS, MACHINES
-
-FEATURE_SET = "binmill@1"
 
 SECTION_SLOTS, LIBRARY_SLOTS, SYMBOL_SLOTS, EXPORT_SLOTS = 50, 128, 512, 128
 
@@ -23,7 +17,9 @@ def _named(group: str, *names: str) -> tuple[str, ...]:
     return tuple(f"{group}.{name}" for name in names)
 
 
-GROUPS: dict[str, tuple[str, ...]] = {
+Groups = dict[str, tuple[str, ...]]
+
+BINMILL: Groups = {
     "general": _named("general", "size", "entropy", "parsed", "byte[0]", "byte[1]", "byte[2]", "byte[3]"),
     "histogram": tuple(f"histogram[0x{i:02x}]" for i in range(256)),
     "byteentropy": tuple(f"byteentropy[{row},0x{column:x}0]" for row in range(16) for column in range(16)),
@@ -57,4 +53,13 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "exports": ("exports.count", *_slots("exports.hash", EXPORT_SLOTS)),
 }  # fmt: skip
-"""Groups in order, and the names of their dimensions."""
+"""`binmill@1`. Byte-level groups are those of EMBER2024; the others are laid out alike for every format. Nothing here
+holds what labels are made of: no compiler banner, no linker version, no timestamp."""
+
+FEATURE_SETS: dict[str, Groups] = {"binmill@1": BINMILL}
+"""Sets by name: groups in order, and the names of their dimensions."""
+
+
+def dimensions(feature_set: str) -> int:
+    """Dimensions of a set, all groups together."""
+    return sum(len(names) for names in FEATURE_SETS[feature_set].values())

@@ -8,25 +8,21 @@ from typing import Any
 
 import lief
 import numpy as np
-from numpy.typing import NDArray
 
-from tasks.extract.bytestats import ByteStatistics, byte_statistics, entropy
+from tasks.extract.binmill import binmill_vectors
+from tasks.extract.bytestats import ByteStatistics, Vector, byte_groups, byte_statistics, entropy
 from tasks.extract.elf import read_elf
 from tasks.extract.hashing import hashed
-from tasks.extract.headers import KINDS, MACHINES, Headers
-from tasks.extract.layout import EXPORT_SLOTS, GROUPS, LIBRARY_SLOTS, SECTION_SLOTS, SYMBOL_SLOTS
+from tasks.extract.headers import Headers
+from tasks.extract.layout import FEATURE_SETS
 from tasks.extract.pe import read_pe
 
 lief.logging.disable()
 
 PARSER_VERSION = importlib.metadata.version("lief")
 
-Vector = NDArray[np.float32]
-
 _RUST = re.compile(rb"/rustc/[0-9a-f]{40}[/\\]")
 _GO = (b"\xff Go buildinf:", b"Go build ID: ")
-_SIGNED = ".comment"
-"""The section in which compilers sign their name: labels are held against it, so no feature may see it."""
 _REASON = 300
 """Characters of a reason."""
 _GCC = re.compile(rb"GCC: \([^)\0]{1,60}\) [0-9][0-9A-Za-z.+~ ()-]{0,60}")
@@ -48,7 +44,7 @@ def load_kernels() -> None:
     hashed([b"token"], [1.0], 8)
 
 
-def extract(data: bytes) -> Extracted:
+def extract(data: bytes, feature_set: str = "binmill@1") -> Extracted:
     """Parse a file; a failure is in `parse_status` and `parse_error`, never an exception (but MemoryError)."""
     view = np.frombuffer(data, dtype=np.uint8)
     statistics = byte_statistics(view)
@@ -58,23 +54,23 @@ def extract(data: bytes) -> Extracted:
             headers = _headers(data)
         if isinstance(headers, Headers):
             row = _parser(statistics, data) | _columns(headers, data)
-            return Extracted(row, _vectors(headers, statistics, view))
+            return Extracted(row, _VECTORS[feature_set](headers, statistics, view))
         reason = headers
     except MemoryError:
         raise
     except Exception as error:  # whatever the parser throws, the file stays a row
         reason = f"the parser failed: {type(error).__name__}: {error}"[:_REASON]
-    return _without_headers(statistics, data, "error", reason)
+    return _without_headers(statistics, data, "error", reason, feature_set)
 
 
-def unparsed(data: bytes, status: str, reason: str) -> Extracted:
+def unparsed(data: bytes, status: str, reason: str, feature_set: str = "binmill@1") -> Extracted:
     """What is said of a file whose parse ended badly: its byte-level groups and the reason."""
-    return _without_headers(byte_statistics(np.frombuffer(data, dtype=np.uint8)), data, status, reason)
+    return _without_headers(byte_statistics(np.frombuffer(data, dtype=np.uint8)), data, status, reason, feature_set)
 
 
-def _without_headers(statistics: ByteStatistics, data: bytes, status: str, reason: str) -> Extracted:
+def _without_headers(statistics: ByteStatistics, data: bytes, status: str, reason: str, feature_set: str) -> Extracted:
     row = _parser(statistics, data) | {"parse_status": status, "parse_error": reason}
-    return Extracted(row, _byte_groups(statistics))
+    return Extracted(row, byte_groups(statistics, FEATURE_SETS[feature_set]))
 
 
 def _parser(statistics: ByteStatistics, data: bytes) -> dict[str, Any]:
@@ -128,75 +124,4 @@ def _evidence(headers: Headers, data: bytes) -> str | None:
     return "go" if any(mark in data for mark in _GO) else None
 
 
-def _byte_groups(statistics: ByteStatistics) -> dict[str, Vector]:
-    vectors = {group: np.zeros(len(names), dtype=np.float32) for group, names in GROUPS.items()}
-    for group in ("general", "histogram", "byteentropy", "strings"):
-        vectors[group] = getattr(statistics, group)
-    return vectors
-
-
-def _vectors(headers: Headers, statistics: ByteStatistics, data: NDArray[np.uint8]) -> dict[str, Vector]:
-    vectors = _byte_groups(statistics)
-    vectors["general"] = statistics.general.copy()
-    vectors["general"][2] = 1
-    vectors["header"] = _header(headers, len(data))
-    vectors["sections"] = _sections(headers, data)
-    libraries = [library.encode() for library in headers.libraries]
-    symbols = [symbol.encode() for symbol in headers.imports]
-    exports = [symbol.encode() for symbol in headers.exports]
-    vectors["imports"] = _joined(
-        [len(libraries), len(symbols)],
-        hashed(libraries, None, LIBRARY_SLOTS, alternate_sign=False),
-        hashed(symbols, None, SYMBOL_SLOTS, alternate_sign=False),
-    )
-    vectors["exports"] = _joined([len(exports)], hashed(exports, None, EXPORT_SLOTS))
-    return vectors
-
-
-def _joined(head: list[float], *rest: Vector) -> Vector:
-    return np.concatenate([np.asarray(head, dtype=np.float32), *rest])
-
-
-def _header(headers: Headers, size: int) -> Vector:
-    entry = headers.entry_offset
-    return np.array(
-        [
-            headers.format == "pe", headers.format == "elf",
-            *(headers.machine == machine for machine in MACHINES),
-            headers.bits == 64, headers.endianness == "little",
-            *(headers.kind == kind for kind in KINDS),
-            entry is not None, 0 if entry is None else entry / size, headers.segments,
-            headers.overlay > 0, headers.overlay / size,
-            headers.has_symbol_table, headers.has_debug_info, headers.has_relocations,
-            headers.position_independent, headers.no_execute,
-        ],
-        dtype=np.float32,
-    )  # fmt: skip
-
-
-def _sections(headers: Headers, data: NDArray[np.uint8]) -> Vector:
-    # ELF's table begins with a null entry; it is no section.
-    sections = [s for s in headers.sections if (s.name or s.size or s.virtual_size) and s.name != _SIGNED]
-    entropies = [entropy(data[s.offset : s.offset + s.size]) for s in sections]
-    shares = [s.size / len(data) for s in sections]
-    ratios = [s.size / max(s.virtual_size, 1) if s.virtual_size else 0.0 for s in sections]
-    names = [s.name.lower().encode() for s in sections]
-    statistics = [f(v) if v else 0.0 for v in (entropies, shares, ratios) for f in (min, _mean, max)]
-    return _joined(
-        [
-            len(sections),
-            sum(s.size == 0 for s in sections),
-            sum(not s.name for s in sections),
-            sum(s.readable for s in sections),
-            sum(s.writable for s in sections),
-            sum(s.executable for s in sections),
-            sum(s.writable and s.executable for s in sections),
-            *statistics,
-        ],
-        hashed(names, [s.size for s in sections], SECTION_SLOTS),
-        hashed(names, entropies, SECTION_SLOTS),
-    )
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
+_VECTORS = {"binmill@1": binmill_vectors}

@@ -15,7 +15,7 @@ from schemas.tables import BINARIES, features_schema
 from tasks.archives import Limits, read
 from tasks.build import Build
 from tasks.extract.isolation import IsolatedParser
-from tasks.extract.layout import FEATURE_SET, GROUPS
+from tasks.extract.layout import FEATURE_SETS, Groups, dimensions
 from tasks.items import Item, Receipt, Step, Workplace
 from tasks.shards import read_shard, table_path, work_path
 from tasks.tabular import batches, open_table, table_features
@@ -37,9 +37,6 @@ DECLARED: Any = pa.schema(
 )
 """Partial state: label and group of each row of a table."""
 
-VECTOR_BYTES = 4 * sum(len(names) for names in GROUPS.values())
-"""Bytes of one sample's features."""
-
 
 def build(build: Build) -> None:
     """Plan and compute features: an item for each batch of files, or for each range of rows."""
@@ -49,6 +46,7 @@ def build(build: Build) -> None:
 def _plan_files(build: Build) -> list[Item]:
     options = build.recipe.features
     config = {"features": options.model_dump(mode="json")}
+    vector_bytes = 4 * dimensions(options.set)
     owners = build.receipts["ingest.assign"][0]
     locations: dict[str, str] = {}
     for receipt in build.receipts["ingest.scan"]:
@@ -66,16 +64,16 @@ def _plan_files(build: Build) -> list[Item]:
                 args=config | {"owners": batch["shard"], "batch": batch["batch"], "locations": sources},
                 weight=batch["bytes"] + 1,
                 # One file and its parse at a time; the features of the batch, twice while they are written.
-                memory=3 * batch["largest"] + 2 * VECTOR_BYTES * batch["files"] + options.memory_mib * 2**20 // 4,
+                memory=3 * batch["largest"] + 2 * vector_bytes * batch["files"] + options.memory_mib * 2**20 // 4,
             )
         )
     return items
 
 
 @cache
-def _parser(timeout_s: float, memory_mib: int) -> IsolatedParser:
+def _parser(timeout_s: float, memory_mib: int, feature_set: str) -> IsolatedParser:
     """One parser process for a worker; it ends with the worker."""
-    parser = IsolatedParser(timeout_s=timeout_s, memory_mib=memory_mib)
+    parser = IsolatedParser(timeout_s, memory_mib, feature_set)
     atexit.register(parser.close)
     return parser
 
@@ -84,7 +82,8 @@ def features(place: Workplace) -> Receipt:
     """Parse each file of a batch; a row of `binaries` each, and of `features` for those that parsed."""
     args, key = place.item.args, place.item.key
     options = Features.model_validate(args["features"])
-    parser = _parser(options.timeout_s, options.memory_mib)
+    parser = _parser(options.timeout_s, options.memory_mib, options.set)
+    groups = FEATURE_SETS[options.set]
     wanted = _batch(place, args["owners"], args["batch"])
     rows: list[dict[str, Any]] = []
     vectors: list[tuple[str, dict[str, Any]]] = []
@@ -101,14 +100,14 @@ def features(place: Workplace) -> Receipt:
         statuses[row["parse_status"]] = statuses.get(row["parse_status"], 0) + 1
     rows.sort(key=lambda row: row["sha256"])
     vectors.sort(key=lambda pair: pair[0])
-    schema = features_schema(FEATURE_SET, GROUPS)
+    schema = features_schema(options.set, groups)
     digests = [
-        {"sample_id": sample, "vector_sha256": _vector_digest([found[group] for group in GROUPS])}
+        {"sample_id": sample, "vector_sha256": _vector_digest([found[group] for group in groups])}
         for sample, found in vectors
     ]
     shards = [
         place.write(table_path("binaries", key), BINARIES, [pa.Table.from_pylist(rows, BINARIES)]),
-        place.write(table_path("features", key), schema, [_feature_table(schema, vectors)]),
+        place.write(table_path("features", key), schema, [_feature_table(schema, groups, vectors)]),
         place.write(work_path("vectors", key), VECTORS, [pa.Table.from_pylist(digests, VECTORS)]),
     ]
     return place.receipt(shards, statuses=dict(sorted(statuses.items())))
@@ -148,9 +147,9 @@ def _unread(size: int, reason: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _feature_table(schema: Any, vectors: list[tuple[str, dict[str, Any]]]) -> Any:
+def _feature_table(schema: Any, groups: Groups, vectors: list[tuple[str, dict[str, Any]]]) -> Any:
     columns: list[Any] = [pa.array([sample for sample, _ in vectors], pa.string())]
-    for group, names in GROUPS.items():
+    for group, names in groups.items():
         matrix = (
             np.stack([found[group] for _, found in vectors]).astype(np.float32, copy=False)
             if vectors

@@ -15,10 +15,12 @@ import psutil
 import pytest
 
 from schemas.errors import WorkerError
-from tasks.extract.isolation import NUMBERS, IsolatedParser
-from tasks.extract.layout import GROUPS
+from tasks.extract.isolation import IsolatedParser
+from tasks.extract.layout import BINMILL as GROUPS
+from tasks.extract.layout import dimensions
 from tasks.extract.parse import PARSER_VERSION, extract
 
+NUMBERS = dimensions("binmill@1")
 ROOT = Path(__file__).parent.parent.parent.parent
 
 MISBEHAVING = """
@@ -145,7 +147,7 @@ def test_a_bad_file_costs_that_file(module: str, native_modules: list[Path], tmp
         b"bytes": ("oom", "the parser ran out of its 512 MiB (features.memory_mib)"),
         b"numpy": ("oom", "the parser ran out of its 512 MiB (features.memory_mib)"),
     }
-    with IsolatedParser(60, 512, module) as parser:
+    with IsolatedParser(60, 512, module=module) as parser:
         for data, expected in cases.items():
             found = parser.extract(data)
             assert (found.row["parse_status"], found.row["parse_error"]) == expected
@@ -159,7 +161,7 @@ def test_a_bad_file_costs_that_file(module: str, native_modules: list[Path], tmp
 
 @pytest.mark.parametrize("module", ["misbehaving"], indirect=True)
 def test_a_file_that_hangs_is_a_timeout(module: str) -> None:
-    with IsolatedParser(1.0, 512, module) as parser:
+    with IsolatedParser(1.0, 512, module=module) as parser:
         parser.extract(b"warm")
         start = time.monotonic()
         found = parser.extract(b"hang")
@@ -209,7 +211,7 @@ def test_a_wrong_answer_is_a_crash_and_harms_nobody(module: str) -> None:
         reply({"size": len(right), "parse_status": "ok"}),
     ]
     typed = [{"bits": "sixty-four"}, {"bits": 1000}, {"kind": 7}, {"kind": ["x"]}, {"entropy": {}}, {"kind": "\ud800"}]
-    with IsolatedParser(60, 512, module) as parser:
+    with IsolatedParser(60, 512, module=module) as parser:
         assert parser.extract(right).row["parse_status"] == "ok"
         for data in wrong:
             row = parser.extract(data).row
@@ -227,7 +229,7 @@ def test_a_wrong_answer_is_a_crash_and_harms_nobody(module: str) -> None:
 
 @pytest.mark.parametrize("module", ["talking"], indirect=True)
 def test_an_answer_that_never_ends_is_a_timeout(module: str) -> None:
-    with IsolatedParser(1.0, 512, module) as parser:
+    with IsolatedParser(1.0, 512, module=module) as parser:
         data = reply(row_of(len(reply(row_of(10), b""))), b"")
         assert parser.extract(data).row["parse_status"] == "timeout"
 
@@ -235,7 +237,7 @@ def test_an_answer_that_never_ends_is_a_timeout(module: str) -> None:
 @pytest.mark.parametrize("module", ["confined"], indirect=True)
 def test_the_child_is_confined(module: str, tmp_path: Path) -> None:
     target = tmp_path / "written"
-    with IsolatedParser(60, 512, module) as parser:
+    with IsolatedParser(60, 512, module=module) as parser:
         row = parser.extract(bytes(target)).row
     found = json.loads(row["parse_error"])
     assert found["CORE"] == found["FSIZE"] == [0, 0]
@@ -297,7 +299,7 @@ def test_the_child_dies_with_its_parent() -> None:
 
 
 def test_a_child_that_cannot_start_says_so() -> None:
-    with pytest.raises(WorkerError, match="did not start"), IsolatedParser(60, 512, "no.such.module") as parser:
+    with pytest.raises(WorkerError, match="did not start"), IsolatedParser(60, 512, module="no.such.module") as parser:
         parser.extract(b"text")
 
 

@@ -2,7 +2,7 @@
 
 import re
 
-from tasks.extract.layout import FEATURE_SET, GROUPS
+from tasks.extract.layout import BINMILL as GROUPS
 from tasks.extract.parse import extract
 
 DIMENSIONS = {
@@ -12,7 +12,6 @@ DIMENSIONS = {
 
 
 def test_groups_and_dimensions_of_version_1() -> None:
-    assert FEATURE_SET == "binmill@1"
     assert {group: len(names) for group, names in GROUPS.items()} == DIMENSIONS
     assert list(GROUPS) == list(DIMENSIONS)
 

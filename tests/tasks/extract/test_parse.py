@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import tasks.extract.parse
 from schemas.tables import BINARIES
-from tasks.extract.layout import GROUPS
+from tasks.extract.layout import BINMILL as GROUPS
 from tasks.extract.parse import Extracted, extract, unparsed
 
 BYTE_GROUPS = ("general", "histogram", "byteentropy", "strings")
