@@ -150,7 +150,8 @@ class Split(Model):
 class Features(Model):
     """Which features are computed for executables."""
 
-    set: Literal["binmill@1"] = "binmill@1"
+    set: Literal["binmill@1", "ember2024-core@1"] = "binmill@1"
+    """`binmill@1`: the same depth for every format. `ember2024-core@1`: EMBER2024's vector, for PE files."""
     timeout_s: float = Field(default=60, gt=0)
     """Wall-clock limit for one file."""
     memory_mib: int = Field(default=2048, ge=256)

@@ -17,7 +17,7 @@ from tasks.shards import Shard, is_right
 
 VALUE_LIBRARIES: dict[str, tuple[str, ...]] = {
     "ingest": (),
-    "extract": ("numpy", "numba", "lief"),
+    "extract": ("numpy", "numba", "lief", "pefile"),
     "label": ("duckdb",),
     "split": ("duckdb",),
     "screen": ("numpy", "numba", "scipy"),

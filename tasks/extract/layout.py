@@ -56,7 +56,83 @@ BINMILL: Groups = {
 """`binmill@1`. Byte-level groups are those of EMBER2024; the others are laid out alike for every format. Nothing here
 holds what labels are made of: no compiler banner, no linker version, no timestamp."""
 
-FEATURE_SETS: dict[str, Groups] = {"binmill@1": BINMILL}
+COFF_NUMBERS = (
+    "TimeDateStamp", "NumberOfSections", "NumberOfSymbols", "SizeOfOptionalHeader", "PointerToSymbolTable",
+)  # fmt: skip
+OPTIONAL_NUMBERS = (
+    "MajorImageVersion", "MinorImageVersion", "MajorLinkerVersion", "MinorLinkerVersion",
+    "MajorOperatingSystemVersion", "MinorOperatingSystemVersion", "MajorSubsystemVersion", "MinorSubsystemVersion",
+    "SizeOfCode", "SizeOfHeaders", "SizeOfImage", "SizeOfInitializedData", "SizeOfUninitializedData",
+    "SizeOfStackReserve", "SizeOfStackCommit", "SizeOfHeapReserve", "SizeOfHeapCommit", "AddressOfEntryPoint",
+    "BaseOfCode", "ImageBase", "SectionAlignment", "CheckSum", "NumberOfRvaAndSizes",
+)  # fmt: skip
+DOS_NUMBERS = (
+    "e_magic", "e_cblp", "e_cp", "e_crlc", "e_cparhdr", "e_minalloc", "e_maxalloc", "e_ss", "e_sp", "e_csum", "e_ip",
+    "e_cs", "e_lfarlc", "e_ovno", "e_oemid", "e_oeminfo", "e_lfanew",
+)  # fmt: skip
+MACHINES_LISTED = tuple(
+    "UNKNOWN I386 R3000 R4000 R10000 WCEMIPSV2 ALPHA SH3 SH3DSP SH3E SH4 SH5 ARM THUMB ARMNT AM33 POWERPC POWERPCFP "
+    "IA64 MIPS16 ALPHA64 AXP64 MIPSFPU MIPSFPU16 TRICORE CEF EBC RISCV32 RISCV64 RISCV128 LOONGARCH32 LOONGARCH64 "
+    "AMD64 M32R ARM64 CEE".split()
+)
+SUBSYSTEMS_LISTED = tuple(
+    "UNKNOWN NATIVE WINDOWS_GUI WINDOWS_CUI OS2_CUI POSIX_CUI NATIVE_WINDOWS WINDOWS_CE_GUI EFI_APPLICATION "
+    "EFI_BOOT_SERVICE_DRIVER EFI_RUNTIME_DRIVER EFI_ROM XBOX WINDOWS_BOOT_APPLICATION".split()
+)
+CHARACTERISTICS = tuple(
+    "RELOCS_STRIPPED EXECUTABLE_IMAGE LINE_NUMS_STRIPPED LOCAL_SYMS_STRIPPED AGGRESIVE_WS_TRIM LARGE_ADDRESS_AWARE "
+    "16BIT_MACHINE BYTES_REVERSED_LO 32BIT_MACHINE DEBUG_STRIPPED REMOVABLE_RUN_FROM_SWAP NET_RUN_FROM_SWAP SYSTEM "
+    "DLL UP_SYSTEM_ONLY BYTES_REVERSED_HI".split()
+)
+"""COFF characteristics from bit 0 up."""
+DLL_CHARACTERISTICS = tuple(
+    "HIGH_ENTROPY_VA DYNAMIC_BASE FORCE_INTEGRITY NX_COMPAT NO_ISOLATION NO_SEH NO_BIND APPCONTAINER WDM_DRIVER "
+    "GUARD_CF TERMINAL_SERVER_AWARE".split()
+)
+"""DLL characteristics from bit 5 up."""
+DIRECTORIES = tuple(
+    "EXPORT IMPORT RESOURCE EXCEPTION SECURITY BASERELOC DEBUG COPYRIGHT GLOBALPTR TLS LOAD_CONFIG BOUND_IMPORT IAT "
+    "DELAY_IMPORT COM_DESCRIPTOR RESERVED".split()
+)
+
+EMBER2024_CORE: Groups = {
+    **{group: BINMILL[group] for group in ("general", "histogram", "byteentropy", "strings")},
+    "header": _named(
+        "header",
+        *(f"coff.{name}" for name in COFF_NUMBERS), "coff.Machine", "optional.Subsystem",
+        *(f"optional.{name}" for name in OPTIONAL_NUMBERS),
+        *(f"coff.characteristic.{name}" for name in CHARACTERISTICS),
+        *(f"optional.dll_characteristic.{name}" for name in DLL_CHARACTERISTICS),
+        *(f"dos.{name}" for name in DOS_NUMBERS),
+    ),
+    "section": (
+        *_named(
+            "section",
+            "count", "empty", "unnamed", "readable_executable", "writable",
+            *(f"{what}.{how}" for what in ("entropy", "size_share", "size_ratio") for how in ("max", "min")),
+        ),
+        *_slots("section.size_hash", 50),
+        *_slots("section.virtual_size_hash", 50),
+        *_slots("section.entropy_hash", 50),
+        *_slots("section.characteristic_hash", 50),
+        *_slots("section.entry_hash", 10),
+        *_named("section", "overlay.size", "overlay.share", "overlay.entropy"),
+    ),
+    "imports": (
+        *_named("imports", "symbols", "libraries"),
+        *_slots("imports.library_hash", 256),
+        *_slots("imports.symbol_hash", 1024),
+    ),
+    "exports": ("exports.present", *_slots("exports.hash", 128)),
+    "datadirectories": (
+        *(f"datadirectories.{name}.{what}" for name in DIRECTORIES for what in ("size", "address")),
+        "datadirectories.relocations", "datadirectories.dynamic_relocations",
+    ),
+    "richheader": ("richheader.pairs", *_slots("richheader.hash", 32)),
+}  # fmt: skip
+"""`ember2024-core@1`: EMBER2024's vector (version 3) without its regex counters, warnings and signatures."""
+
+FEATURE_SETS: dict[str, Groups] = {"binmill@1": BINMILL, "ember2024-core@1": EMBER2024_CORE}
 """Sets by name: groups in order, and the names of their dimensions."""
 
 

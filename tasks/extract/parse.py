@@ -12,10 +12,12 @@ import numpy as np
 from tasks.extract.binmill import binmill_vectors
 from tasks.extract.bytestats import ByteStatistics, Vector, byte_groups, byte_statistics, entropy
 from tasks.extract.elf import read_elf
+from tasks.extract.ember import ember_vectors
 from tasks.extract.hashing import hashed
 from tasks.extract.headers import Headers
 from tasks.extract.layout import FEATURE_SETS
 from tasks.extract.pe import read_pe
+from tasks.extract.pefacts import pe_facts
 
 lief.logging.disable()
 
@@ -52,15 +54,27 @@ def extract(data: bytes, feature_set: str = "binmill@1") -> Extracted:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # LIEF's, of each value that has no name
             headers = _headers(data)
+        row = _parser(statistics, data)
+        if feature_set == "ember2024-core@1":
+            return _for_pe(headers, row, statistics, data)
         if isinstance(headers, Headers):
-            row = _parser(statistics, data) | _columns(headers, data)
-            return Extracted(row, _VECTORS[feature_set](headers, statistics, view))
+            return Extracted(row | _columns(headers, data), binmill_vectors(headers, statistics, view))
         reason = headers
     except MemoryError:
         raise
     except Exception as error:  # whatever the parser throws, the file stays a row
         reason = f"the parser failed: {type(error).__name__}: {error}"[:_REASON]
     return _without_headers(statistics, data, "error", reason, feature_set)
+
+
+def _for_pe(headers: Headers | str, row: dict[str, Any], statistics: ByteStatistics, data: bytes) -> Extracted:
+    """EMBER's vector: what LIEF cannot read may still be a PE file to pefile, with LIEF's reason noted."""
+    facts = pe_facts(data)
+    if isinstance(headers, Headers):
+        row |= _columns(headers, data)
+    else:
+        row |= {"parse_status": "error" if facts is None else "partial", "parse_error": headers}
+    return Extracted(row, ember_vectors(facts, statistics, np.frombuffer(data, dtype=np.uint8)))
 
 
 def unparsed(data: bytes, status: str, reason: str, feature_set: str = "binmill@1") -> Extracted:
@@ -122,6 +136,3 @@ def _evidence(headers: Headers, data: bytes) -> str | None:
     if _RUST.search(data) or "rustc version" in (headers.comment or ""):
         return "rust"
     return "go" if any(mark in data for mark in _GO) else None
-
-
-_VECTORS = {"binmill@1": binmill_vectors}
