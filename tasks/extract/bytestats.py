@@ -6,13 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.extract.layout import Groups
-from tasks.jit import compiled
+from tasks.jit import compiled, leading_zeros, trailing_zeros
 
 Vector = NDArray[np.float32]
 
 WINDOW = 2048
 STEP = 1024
 SHORTEST_STRING = 5
+ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
 def _terms() -> NDArray[np.float32]:
@@ -77,45 +78,111 @@ def _row(nibbles: NDArray[np.int64], terms: NDArray[np.float32], part: NDArray[n
 
 
 @compiled
-def _count_block(data: NDArray[np.uint8], lanes: NDArray[np.uint16], counts: NDArray[np.int64]) -> None:
-    """Count the bytes of one block, at most 65 535, into int64[256].
+def _count(data: NDArray[np.uint8], start: int, stop: int, lanes: NDArray[np.uint32]) -> None:
+    """Count the bytes data[start:stop] into four counters each, that take turns.
 
-    Four counters take turns, so that a run of equal bytes does not wait for one counter's last store.
+    So a run of equal bytes does not wait for one counter's last store.
     """
-    lanes[:] = 0
-    whole = len(data) // 4
+    whole = (stop - start) // 4
     for word in range(whole):
-        i = np.uint64(4 * word)
+        i = np.uint64(start + 4 * word)
+        for lane in range(4):
+            lanes[np.uint64(lane), data[i + np.uint64(lane)]] += np.uint32(1)
+    for i in range(start + 4 * whole, stop):
+        lanes[0, data[i]] += np.uint32(1)
+
+
+@compiled
+def _count_block(
+    data: NDArray[np.uint8],
+    start: int,
+    stop: int,
+    lanes: NDArray[np.uint16],
+    counts: NDArray[np.uint16],
+    histogram: NDArray[np.int64],
+    nibbles: NDArray[np.int64],
+) -> None:
+    """Add the bytes of one block of at most 4 095 to the histogram, and count its high nibbles."""
+    lanes[:] = 0
+    whole = (stop - start) // 4
+    for word in range(whole):
+        i = np.uint64(start + 4 * word)
         for lane in range(4):
             lanes[np.uint64(lane), data[i + np.uint64(lane)]] += np.uint16(1)
-    for i in range(4 * whole, len(data)):
+    for i in range(start + 4 * whole, stop):
         lanes[0, data[i]] += np.uint16(1)
     for value in range(256):
-        total = np.uint16(0)
-        for lane in range(4):
-            total += lanes[lane, value]
-        counts[value] = total
+        counts[value] = lanes[0, value] + lanes[1, value] + lanes[2, value] + lanes[3, value]
+    for value in range(256):
+        histogram[value] += counts[value]
+    # Four counts of 16 bits in a word: three additions and a multiplication add up sixteen of them.
+    words = counts.view(np.uint64)
+    for v in range(16):
+        k = 4 * v
+        four = words[k] + words[k + 1] + words[k + 2] + words[k + 3]
+        nibbles[v] = np.int64((four * np.uint64(0x0001000100010001)) >> np.uint64(48))
+
+
+@compiled
+def _printable(words: NDArray[np.uint64], at: int) -> np.uint64:
+    """Bit i: whether byte i of words[at:at + 8] is in 0x20-0x7f (bit 7 clear, bit 5 or 6 set)."""
+    mask = np.uint64(0)
+    for j in range(8):
+        word = words[np.uint64(at + j)]
+        found = ~word & ((word << np.uint64(1)) | (word << np.uint64(2))) & np.uint64(0x8080808080808080)
+        # The multiplication gathers the lowest bits of eight bytes in the highest byte.
+        gathered = ((found >> np.uint64(7)) * np.uint64(0x0102040810204080)) >> np.uint64(56)
+        mask |= gathered << np.uint64(8 * j)
+    return mask
 
 
 @compiled
 def _count_strings(
-    data: NDArray[np.uint8], start: int, stop: int, run: int, characters: NDArray[np.int64]
+    data: NDArray[np.uint8], start: int, stop: int, run: int, characters: NDArray[np.uint32]
 ) -> tuple[int, int, int]:
     """Count the strings that end in data[start:stop]; `run` printable bytes stand before it.
 
     Returns how many ended, their length together, and the printable bytes that are open at the end.
-    The state is a number and not a branch on each byte: in random bytes a branch guesses wrong every second time.
+    64 bytes are one word of bits: what costs time is a string, not a byte.
     """
     strings = 0
     length = 0
-    for j in range(start, stop):
-        printable = np.uint8(data[j] - np.uint8(0x20)) < np.uint8(0x60)
-        if (run >= SHORTEST_STRING) & (not printable):
+    words = data[start : start + (stop - start) // 64 * 64].view(np.uint64)
+    for block in range(len(words) // 8):
+        base = start + 64 * block
+        mask = _printable(words, 8 * block)
+        if mask == ALL:
+            run += 64
+            continue
+        ended = trailing_zeros(~mask)  # bytes that still belong to the open run
+        if run + ended >= SHORTEST_STRING:
+            strings += 1
+            length += run + ended
+            _count(data, base - run, base + ended, characters)
+        run = leading_zeros(~mask)
+        mask &= ~((np.uint64(1) << np.uint64(ended)) - np.uint64(1)) & (ALL >> np.uint64(run))
+        starts = mask & (mask >> np.uint64(1))
+        starts &= starts >> np.uint64(2)
+        starts &= mask >> np.uint64(4)  # five set bits follow
+        while starts:
+            first = trailing_zeros(starts)
+            count = trailing_zeros(~(mask >> np.uint64(first)))
+            strings += 1
+            length += count
+            for c in range(base + first, base + first + count):
+                characters[c & 3, data[c]] += np.uint32(1)
+            if first + count >= 64:
+                break
+            starts &= ~((np.uint64(1) << np.uint64(first + count)) - np.uint64(1))
+    for j in range(start + 8 * len(words), stop):
+        if np.uint8(data[j] - np.uint8(0x20)) < np.uint8(0x60):
+            run += 1
+            continue
+        if run >= SHORTEST_STRING:
             strings += 1
             length += run
-            for c in range(j - run, j):
-                characters[np.uint8(data[c] - np.uint8(0x20))] += 1
-        run = run + 1 if printable else 0
+            _count(data, j - run, j, characters)
+        run = 0
     return strings, length, run
 
 
@@ -125,11 +192,11 @@ def _pass(
     terms: NDArray[np.float32],
     histogram: NDArray[np.int64],
     table: NDArray[np.int64],
-    characters: NDArray[np.int64],
+    characters: NDArray[np.uint32],
 ) -> tuple[int, int]:
     n = len(data)
     lanes = np.zeros((4, 256), dtype=np.uint16)
-    counts = np.zeros(256, dtype=np.int64)
+    counts = np.zeros(256, dtype=np.uint16)
     nibbles = np.zeros(16, dtype=np.int64)
     window = np.zeros(16, dtype=np.int64)
     part = np.zeros(16, dtype=np.float32)
@@ -138,17 +205,13 @@ def _pass(
     run = 0
     for start in range(0, n, STEP):
         stop = min(start + STEP, n)
-        _count_block(data[start:stop], lanes, counts)
-        for value in range(256):
-            histogram[value] += counts[value]
         for v in range(16):
             window[v] = nibbles[v]  # of the block before
-            nibbles[v] = 0
-            for low in range(16):
-                nibbles[v] += counts[16 * v + low]
-            window[v] += nibbles[v]
+        _count_block(data, start, stop, lanes, counts, histogram, nibbles)
         # A window is this whole block and the one before; a file shorter than one window is one block.
         if (stop - start == STEP and start >= STEP) or (n < WINDOW and stop == n):
+            for v in range(16):
+                window[v] += nibbles[v]
             row = _row(window, terms, part)
             for v in range(16):
                 table[row, v] += window[v]
@@ -158,15 +221,8 @@ def _pass(
     if run >= SHORTEST_STRING:
         strings += 1
         length += run
-        for c in range(n - run, n):
-            characters[np.uint8(data[c] - np.uint8(0x20))] += 1
+        _count(data, n - run, n, characters)
     return strings, length
-
-
-@compiled
-def _count_bytes(data: NDArray[np.uint8], counts: NDArray[np.int64]) -> None:
-    for i in range(len(data)):
-        counts[data[i]] += 1
 
 
 def entropy_of(counts: NDArray[np.int64]) -> float:
@@ -180,17 +236,18 @@ def entropy_of(counts: NDArray[np.int64]) -> float:
 
 def entropy(data: NDArray[np.uint8]) -> float:
     """Shannon entropy of uint8[n], in bits."""
-    counts = np.zeros(256, dtype=np.int64)
-    _count_bytes(data, counts)
-    return entropy_of(counts)
+    lanes = np.zeros((4, 256), dtype=np.uint32)
+    _count(data, 0, len(data), lanes)
+    return entropy_of(lanes.sum(axis=0, dtype=np.int64))
 
 
 def byte_statistics(data: NDArray[np.uint8]) -> ByteStatistics:
     """Compute the byte-level groups of uint8[n]; an empty file gives zeros."""
     histogram = np.zeros(256, dtype=np.int64)
     table = np.zeros((16, 16), dtype=np.int64)
-    characters = np.zeros(96, dtype=np.int64)
-    strings, length = _pass(data, TERMS, histogram, table, characters)
+    lanes = np.zeros((4, 256), dtype=np.uint32)
+    strings, length = _pass(data, TERMS, histogram, table, lanes)
+    characters = lanes.sum(axis=0, dtype=np.int64)[0x20:0x80]
     n = len(data)
     bits = entropy_of(histogram)
     general = np.zeros(7, dtype=np.float32)

@@ -89,6 +89,18 @@ def test_a_string_across_the_border_of_blocks_is_one(at: int) -> None:
     assert check(bytes(data)).strings[:3].tolist() == [1, 7, 7]
 
 
+LENGTHS = st.integers(0, 9) | st.integers(55, 75) | st.integers(120, 136) | st.integers(1015, 1100)
+
+
+@given(runs=st.lists(st.tuples(LENGTHS, st.integers(0x20, 0x7F), LENGTHS), max_size=20), offset=st.integers(0, 7))
+def test_runs_that_end_anywhere_in_a_word_or_block(runs: list[tuple[int, int, int]], offset: int) -> None:
+    data = bytes(offset) + b"".join(bytes([value]) * length + b"\x1f" * gap for length, value, gap in runs)
+    check(data)
+    np.testing.assert_array_equal(  # nor does it matter where in memory the bytes begin
+        byte_statistics(np.frombuffer(bytes(offset) + data, np.uint8)[offset:]).strings, plain(data)["strings"]
+    )
+
+
 def test_an_empty_file_gives_zeros() -> None:
     statistics = byte_statistics(np.zeros(0, dtype=np.uint8))
     assert all(not getattr(statistics, group).any() for group in GROUPS)
