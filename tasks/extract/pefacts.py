@@ -47,6 +47,7 @@ _LOAD_CONFIG_FIELDS = {
     0x20B: struct.Struct("<IIHHIIIQQQQQQIHHQQQQQQQQIHHIIQQQQQQQQIH"),
 }
 """Up to and including DynamicValueRelocTableOffset and DynamicValueRelocTableSection."""
+_DYNAMIC_RELOCATION = (struct.Struct("<II"), struct.Struct("<QI"))
 _LOAD_CONFIG_KNOWN = 35
 """Fields of a load configuration that is too old to have dynamic relocations."""
 
@@ -293,10 +294,7 @@ class _Image:
 
     def string(self, address: int) -> bytes:
         at, end = self.place(address, 1)
-        stop = self.data.find(b"\0", at, min(end, at + _MOST_NAME))
-        if stop < 0:
-            raise OddError("a long name")
-        return self.data[at:stop]
+        return self.data[at : min(end, at + _MOST_NAME)].partition(b"\0")[0]  # a longer name is cut off
 
 
 def _imports(image: _Image, entry: tuple[int, int] | None) -> tuple[tuple[str, tuple[str, ...]], ...]:
@@ -430,7 +428,7 @@ def _has_relocations(image: _Image, entry: tuple[int, int] | None) -> bool:
 
 
 def _has_dynamic_relocations(image: _Image, entry: tuple[int, int] | None) -> bool:
-    """Whether the load configuration has dynamic relocations: regular is that it has none."""
+    """Whether the load configuration has dynamic relocations that pefile knows."""
     if entry is None:
         return False
     layout = _LOAD_CONFIG_FIELDS[image.values["Magic"]]
@@ -443,9 +441,26 @@ def _has_dynamic_relocations(image: _Image, entry: tuple[int, int] | None) -> bo
         raise OddError("load configuration")
     image.place(entry[1], layout.size)
     *_, offset, section = layout.unpack_from(image.data, at)
-    if offset and section:
-        raise OddError("dynamic relocations")
-    return False
+    return bool(offset and section) and _walk_dynamic_relocations(image, offset, section)
+
+
+def _walk_dynamic_relocations(image: _Image, offset: int, section: int) -> bool:
+    if section > len(image.spans):
+        return False
+    address = image.spans[section - 1][0] + offset
+    version, size = struct.unpack_from("<II", image.data, image.place(address, 8)[0])
+    if version != 1:
+        return False
+    at, _ = image.place(address + 8, max(size, 1))
+    end, known, layout = at + size, False, _DYNAMIC_RELOCATION[image.wide]
+    while at < end:
+        symbol, length = layout.unpack_from(image.data, at)
+        at += layout.size + length
+        # 7 overrides functions, in a table of its own with more ways to go wrong.
+        if symbol == 7 or at > end:
+            raise OddError("dynamic relocations")
+        known |= symbol >= 3
+    return known
 
 
 def _rich(data: bytes, optional: int) -> tuple[int, ...]:
