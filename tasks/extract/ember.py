@@ -1,6 +1,6 @@
 """The feature set `ember2024-core@1`: 2 395 dimensions of EMBER2024 (Joyce et al., 2025), known slips and all."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,12 +56,8 @@ def ember_vectors(facts: PeFacts | None, statistics: ByteStatistics, data: NDArr
         return vectors
     vectors["general"] = statistics.general.copy()
     vectors["general"][2] = 1
-    vectors["header"] = _header(facts.values)
-    vectors["section"] = _section(facts, data)
-    vectors["imports"] = _imports(facts)
-    vectors["exports"] = _exports(facts)
-    vectors["datadirectories"] = _directories(facts)
-    vectors["richheader"] = _rich(facts)
+    for group, vector in HEADER_GROUPS.items():
+        vectors[group] = vector(facts, data)
     return vectors
 
 
@@ -69,7 +65,8 @@ def _joined(*parts: Sequence[float] | Vector) -> Vector:
     return np.concatenate([np.asarray(part, dtype=np.float64) for part in parts]).astype(np.float32)
 
 
-def _header(values: dict[str, int]) -> Vector:
+def _header(facts: PeFacts, _: NDArray[np.uint8]) -> Vector:
+    values = facts.values
     flags, dll_flags = values["Characteristics"], values["DllCharacteristics"]
     return _joined(
         [values[name] for name in COFF_NUMBERS],
@@ -112,7 +109,7 @@ def _section(facts: PeFacts, data: NDArray[np.uint8]) -> Vector:
     )
 
 
-def _imports(facts: PeFacts) -> Vector:
+def _imports(facts: PeFacts, _: NDArray[np.uint8]) -> Vector:
     found = dict(facts.imports)  # a library that is listed twice keeps its last list
     if not found:
         return np.zeros(len(EMBER2024_CORE["imports"]), dtype=np.float32)
@@ -125,14 +122,14 @@ def _imports(facts: PeFacts) -> Vector:
     )
 
 
-def _exports(facts: PeFacts) -> Vector:
+def _exports(facts: PeFacts, _: NDArray[np.uint8]) -> Vector:
     if not facts.exports:
         return np.zeros(len(EMBER2024_CORE["exports"]), dtype=np.float32)
     # EMBER2024 writes the length of the hashed vector where the number of exports is meant.
     return _joined([128], hashed([name[:_CLIP].encode() for name in facts.exports], None, 128))
 
 
-def _directories(facts: PeFacts) -> Vector:
+def _directories(facts: PeFacts, _: NDArray[np.uint8]) -> Vector:
     vector = np.zeros(len(EMBER2024_CORE["datadirectories"]), dtype=np.float32)
     listed = facts.directories[:-1]  # EMBER2024 leaves the last one out
     vector[: 2 * len(listed)] = np.array(listed, dtype=np.float64).reshape(-1)
@@ -140,7 +137,7 @@ def _directories(facts: PeFacts) -> Vector:
     return vector
 
 
-def _rich(facts: PeFacts) -> Vector:
+def _rich(facts: PeFacts, _: NDArray[np.uint8]) -> Vector:
     pairs = list(zip(facts.rich[::2], facts.rich[1::2], strict=False))
     if not facts.rich:
         return np.zeros(len(EMBER2024_CORE["richheader"]), dtype=np.float32)
@@ -148,3 +145,14 @@ def _rich(facts: PeFacts) -> Vector:
         [len(facts.rich) // 2],
         hashed([str(identifier).encode() for identifier, _ in pairs], [count for _, count in pairs], 32),
     )
+
+
+HEADER_GROUPS: dict[str, Callable[[PeFacts, NDArray[np.uint8]], Vector]] = {
+    "header": _header,
+    "section": _section,
+    "imports": _imports,
+    "exports": _exports,
+    "datadirectories": _directories,
+    "richheader": _rich,
+}
+"""The groups that are not of bytes alone: what makes their vector of a file's facts and bytes."""

