@@ -7,6 +7,7 @@ So the answer is always pefile's, and only its price differs.
 
 import re
 import struct
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -388,7 +389,7 @@ def _exports(image: _Image, entry: tuple[int, int] | None) -> tuple[str, ...]:
         return ()
     at, _ = image.place(entry[1], max(40, entry[0]))
     base, functions, names, function_table, name_table, ordinal_table = struct.unpack_from("<6I", image.data, at + 16)
-    if not functions or functions > _MOST_EXPORTS or names > _MOST_EXPORTS:
+    if not functions or names > _MOST_EXPORTS:
         raise OddError("number of exports")
     addresses = struct.unpack_from(f"<{functions}I", image.data, image.place(function_table, 4 * functions)[0])
     found: list[str] = []
@@ -412,7 +413,9 @@ def _exports(image: _Image, entry: tuple[int, int] | None) -> tuple[str, ...]:
             raise OddError("exports named twice")
     nameless = [number for number, address in enumerate(addresses) if address and number not in exported]
     if len(nameless) > _MOST_REPEATED:
-        raise OddError("many nameless exports")
+        repeated = Counter(addresses[number] for number in nameless)
+        if len(repeated) > _MOST_EXPORTS or max(repeated.values()) > _MOST_REPEATED:
+            raise OddError("many nameless exports")
     return (*found, *(f"ordinal{base + number}" for number in nameless))
 
 
