@@ -236,6 +236,47 @@ def search(
 
 
 @app.command()
+def apply(
+    dataset: DatasetArgument,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="New files; of a table dataset, tables.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the rows to this file: .parquet, .csv or .jsonl.")
+    ] = None,
+    features: Annotated[bool, typer.Option("--features", help="Add whole vectors, not only selected columns.")] = False,
+    as_json: JSON = False,
+) -> None:
+    """Give new files the features, selected columns and bit codes that the pipeline would have given them.
+
+    What was fitted on the dataset's training split is used as it is; nothing is learned from the new files. A file
+    that cannot be parsed is a row with the reason; the command fails (6) when no file could be.
+    """
+    from flows.apply import Writer, brief, differences, parsed_rows
+    from flows.apply import apply as applied
+    from flows.show import rows
+    from tasks.query.dataset import open_dataset
+
+    opened = open_dataset(dataset)
+    for difference in differences(opened):
+        err.print(f"[yellow]note[/]: {escape(difference)} is not what made the dataset: values may differ")
+    total = usable = 0
+    printed: list[dict[str, Any]] = []
+    with Writer(output) as writer:
+        for table in applied(opened, files, features=features):
+            total, usable = total + table.num_rows, usable + parsed_rows(table)
+            writer.write(table)
+            if as_json:
+                printed += table.to_pylist()
+            elif output is None:
+                rows(out, brief(table), table.num_rows, short_ids=True)
+    if as_json:
+        _print_json(printed)
+    elif output is not None:
+        out.print(f"[green]✓[/] {escape(str(output))}: {total} rows, {usable} of them parsed", soft_wrap=True)
+    if not usable:
+        raise QueryError("no file could be parsed", "see the column parse_error of each row")
+
+
+@app.command()
 def verify(dataset: DatasetArgument, as_json: JSON = False) -> None:
     """Check every byte of a dataset against its manifest, and its promises against its rows.
 

@@ -7,12 +7,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from flows.apply import load_fitted, recipe_of, selected_values
 from schemas.errors import QueryError
-from schemas.recipe import Recipe
 from schemas.tables import SPLITS
-from tasks.binarize.task import feature_matrix, load_binarizers, load_embedding, nearest
+from tasks.binarize.task import feature_matrix, nearest
 from tasks.extract.isolation import IsolatedParser
-from tasks.extract.layout import FEATURE_SETS
 from tasks.query.dataset import Dataset
 from tasks.query.sql import query
 from tasks.query.trace import resolve_id
@@ -34,21 +33,17 @@ def neighbours(dataset: Dataset, like: str, k: int, method: str | None = None) -
     QueryError
         Neither a file nor a row; or the method is not in the dataset.
     """
-    names, embedding = load_embedding(dataset.root, _fitted(dataset, "embedding"))
-    binarizers = load_binarizers(dataset.root, _fitted(dataset, "binarizers"))
+    fitted = load_fitted(dataset)
+    binarizers = fitted.binarizers
     method = method or _best(dataset) or next(iter(binarizers))
     if method not in binarizers:
         raise QueryError(f"--method {method}: not in this dataset", f"choose from {', '.join(binarizers)}")
     path = Path(like)
-    row = _of_file(dataset, path, names) if path.is_file() else _of_row(dataset, like)
-    vector = embedding.transform(row[None, :])[0]
+    row = _of_file(dataset, path, fitted.names) if path.is_file() else _of_row(dataset, like)
+    vector = fitted.embedding.transform(row[None, :])[0]
     codes = [Shard(s.path, s.sha256, s.size, s.rows) for s in dataset.manifest.tables.get("codes", [])]
     found = nearest(dataset.root, codes, binarizers[method], vector, k)
     return _with_labels(dataset, found, method)
-
-
-def _fitted(dataset: Dataset, name: str) -> str:
-    return dataset.fitted(name).relative_to(dataset.root).as_posix()
 
 
 def _best(dataset: Dataset) -> str | None:
@@ -58,8 +53,9 @@ def _best(dataset: Dataset) -> str | None:
 
 def _of_file(dataset: Dataset, path: Path, names: list[str]) -> NDArray[np.float32]:
     """Selected features of a file, extracted as the pipeline does."""
-    options = Recipe.model_validate(dataset.manifest.recipe).features
-    if dataset.manifest.recipe["sources"][0]["kind"] == "table":
+    recipe = recipe_of(dataset)
+    options = recipe.features
+    if recipe.is_table:
         raise QueryError(f"--like {path}: this dataset is made from a table", "give the id of a row")
     if path.stat().st_size > options.max_file_mib * 2**20:
         raise QueryError(f"--like {path}: larger than features.max_file_mib", "give a smaller file")
@@ -67,8 +63,7 @@ def _of_file(dataset: Dataset, path: Path, names: list[str]) -> NDArray[np.float
         extracted = parser.extract(path.read_bytes())
     if extracted.row["parse_status"] not in {"ok", "partial"}:
         raise QueryError(f"--like {path}: {extracted.row['parse_error']}", "give a PE or ELF file")
-    place = {name: (group, i) for group, dims in FEATURE_SETS[options.set].items() for i, name in enumerate(dims)}
-    return np.array([extracted.vectors[place[n][0]][place[n][1]] for n in names], dtype=np.float32)
+    return selected_values(extracted.vectors, names, options.set)
 
 
 def _of_row(dataset: Dataset, like: str) -> NDArray[np.float32]:

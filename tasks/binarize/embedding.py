@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.binarize.rotation import product
+
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
@@ -29,7 +31,7 @@ class Embedding:
         """float32[n, p] to float32[n, d]. A missing or infinite value counts as the training mean."""
         standard = (x.astype(np.float64) - self.mean) / self.scale
         standard[~np.isfinite(standard)] = 0.0
-        return (standard @ self.components).astype(np.float32)
+        return product(standard, self.components).astype(np.float32)
 
 
 def principal_components(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.binarize.rotation import pack, random_rotation
+from tasks.binarize.rotation import pack, product, random_rotation
 
 Vectors = NDArray[np.float32]
 Codes = NDArray[np.uint8]
@@ -32,7 +32,7 @@ class Binarizer:
     def project(self, x: Vectors) -> NDArray[np.float64]:
         """float32[n, d] to float64[n, d]: shifted and rotated, before the sign is taken."""
         centred = x.astype(np.float64) - self.shift
-        return centred if self.method == "median" else centred @ self.rotation
+        return centred if self.method == "median" else product(centred, self.rotation)
 
     def encode(self, x: Vectors) -> Codes:
         """float32[n, d] to packed codes uint8[n, ceil(d / 8)]."""

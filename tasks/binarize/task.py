@@ -218,16 +218,25 @@ def encode(place: Workplace) -> Receipt:
     embedding, binarizers = _fitted(place)
     table = read_shard(place.root, args["examples"])
     vectors = embedding.transform(feature_matrix(table))
-    columns: list[Any] = [table.column("sample_id"), pa.array([args["split"]] * len(vectors), pa.string())]
-    for method in args["methods"]:
-        codes = binarizers[method].encode(vectors)
-        columns.append(_fixed_binary(codes))
-        if method == "rabitq":
-            norm, factor = binarizers[method].factors(vectors)
-            columns += [pa.array(norm), pa.array(factor)]
+    columns: list[Any] = [
+        table.column("sample_id"),
+        pa.array([args["split"]] * len(vectors), pa.string()),
+        *code_columns({method: binarizers[method] for method in args["methods"]}, vectors).values(),
+    ]
     schema = codes_schema(tuple(args["methods"]), vectors.shape[1])
     shard = place.write(table_path("codes", place.item.key), schema, [pa.Table.from_arrays(columns, schema=schema)])
     return place.receipt([shard], rows=len(vectors))
+
+
+def code_columns(binarizers: dict[str, Binarizer], vectors: NDArray[np.float32]) -> dict[str, Any]:
+    """The code columns of embedded rows float32[n, d], by name: Arrow arrays as the codes table has them."""
+    columns: dict[str, Any] = {}
+    for method, binarizer in binarizers.items():
+        columns[method] = _fixed_binary(binarizer.encode(vectors))
+        if method == "rabitq":
+            norm, factor = binarizer.factors(vectors)
+            columns |= {"rabitq_norm": pa.array(norm), "rabitq_factor": pa.array(factor)}
+    return columns
 
 
 def _fixed_binary(codes: NDArray[np.uint8]) -> Any:
