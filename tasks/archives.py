@@ -1,49 +1,26 @@
 """Archives and folders read in place, member by member; hostile ones cost a row with a reason.
 
 Nothing is written to disk, no link is followed, no path leaves the archive, and every member is unpacked against
-limits that do not trust what the archive says of itself.
+limits that do not trust what the archive says of itself. An archive is told by its content, never by its name.
 """
 
-import bz2
-import gzip
-import lzma
+import contextlib
+import io
 import os
+import re
 import stat
-import tarfile
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-BLOCK = 1 << 20
-RATIO_FROM = 4 << 20
+from schemas.errors import SourceError
+from tasks.containers import LINK, Kind, entries, kind_of, shown, unsafe
+from tasks.repository import Blob, contents, is_commit, tree
+from tasks.unpacking import Budget, Entry, Limits, RefusedError, Rewindable
+
 NESTED = "!"
-"""`a.zip!b.so` is member b.so of the archive a.zip."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a member or an archive may grow to.
-
-    Attributes
-    ----------
-    max_member_bytes
-        Bytes of one member, unpacked.
-    max_ratio
-        Unpacked bytes for each packed byte; judged beyond `RATIO_FROM`, since real libraries may hold a
-        megabyte of zeros.
-    max_members
-        Members of one archive.
-    max_total_bytes
-        Bytes unpacked from one archive.
-    """
-
-    max_member_bytes: int = 256 * 2**20
-    max_ratio: int = 200
-    max_members: int = 100_000
-    max_total_bytes: int = 8 * 2**30
+"""`a.zip!b.tar.gz!c.so` is member c.so of the archive b.tar.gz, which is a member of the archive a.zip."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,199 +32,133 @@ class Member:
     reason: str | None = None
 
 
-class _RefusedError(Exception):
-    """A member that is not given; the text says why."""
+Chooses = Callable[[str], bool]
 
 
-_CORRUPT = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError,
-            NotImplementedError, RuntimeError, OverflowError, UnicodeError)  # fmt: skip
+def everything(path: str) -> bool:
+    """Choose each path."""
+    return True
 
 
-def is_archive(path: Path) -> bool:
-    """Whether the file is a zip (wheels are) or a tar, packed or not, by its content."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(512)
-            if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-                return True
-            if len(head) == 512 and head[257:262] == b"ustar":
-                return True
-            if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")):
-                file.seek(0)
-                inner = _unpacked(file, head).read(512)
-                return len(inner) == 512 and inner[257:262] == b"ustar"
-    except _CORRUPT:
-        return False
+def nothing(path: str) -> bool:
+    """Choose no path."""
     return False
 
 
-def members(path: Path, limits: Limits, takes: Callable[[str], bool]) -> Iterator[Member]:
-    """Members that `takes` wants, in the archive's order; and every unsafe one, wanted or not, with a reason.
+def archive_kind(path: Path) -> Kind | None:
+    """What kind of archive the file is, by its content: a zip (wheels are), a tar, packed or not, an ar or a .deb."""
+    try:
+        with path.open("rb") as file:
+            return kind_of(Rewindable(file))
+    except OSError:
+        return None
 
-    An archive that cannot be read (on) ends with a member whose path is empty. Nothing is raised on account of
-    what is in the file.
+
+def is_archive(path: Path) -> bool:
+    """Whether the file is an archive, by its content."""
+    return archive_kind(path) is not None
+
+
+def members(path: Path, limits: Limits, takes: Chooses, opens: Chooses = everything) -> Iterator[Member]:
+    """Members that `takes` wants, in the archive's order; and every hostile one, wanted or not, with a reason.
+
+    An archive that cannot be read (on) ends with a member whose path is its own (the outermost one's is empty).
+    Nothing is raised on account of what is in the file.
+
+    Parameters
+    ----------
+    path
+        The outermost archive.
+    takes
+        Chooses members by their path; an archive that is opened is not given itself.
+    opens
+        Chooses members that are opened if they are archives themselves.
     """
     try:
         with path.open("rb") as file:
-            head = file.read(6)
+            size = path.stat().st_size
+            visit = _Visit(Budget(limits, size), takes, opens)
+            kind = kind_of(Rewindable(file))
             file.seek(0)
-            reader = _zip_members if head.startswith(b"PK") else _tar_members
-            yield from reader(file, path.stat().st_size, limits, takes)
-    except _RefusedError as refused:
-        yield Member("", None, str(refused))
-    except MemoryError:
-        yield Member("", None, "unreadable archive: out of memory")
-    except _CORRUPT as error:
+            if kind is None:
+                yield Member("", None, "unreadable archive: neither zip, tar, ar nor .deb")
+                return
+            yield from visit.walk(kind, file if kind == "zip" else Rewindable(file), size, "", 1)
+    except OSError as error:
         yield Member("", None, f"unreadable archive: {_short(error)}")
 
 
 def _short(error: BaseException) -> str:
-    return (str(error) or type(error).__name__)[:120]
+    told = shown(str(error) or type(error).__name__)[:120]
+    return "".join(c if c.isprintable() else "?" for c in told)
 
 
-def unsafe(path: str) -> str | None:
-    """Why a member's path may not be used; None when it may."""
-    if not path or any(ord(c) < 32 or ord(c) == 127 for c in path):
-        return "unsafe path: empty, or with control characters"
-    if "\\" in path or path.startswith("/") or path[1:2] == ":":
-        return "unsafe path: absolute, or with a drive letter or backslash"
-    if ".." in path.split("/"):
-        return "unsafe path: leads out of the archive"
-    return None
+@dataclass(slots=True)
+class _Visit:
+    """One way through an archive and the archives in it."""
 
+    budget: Budget
+    takes: Chooses
+    opens: Chooses
+    seen: set[str] = field(default_factory=set[str])
+    held: int = 0
+    """Bytes of zips that are held in memory, since they cannot be read from their beginning to their end."""
 
-class _Budget:
-    """Counts what was unpacked from one archive."""
+    def walk(self, kind: Kind, file: Any, size: int, path: str, depth: int) -> Iterator[Member]:
+        """Members of one archive, which lies at `path`."""
+        prefix = f"{path}{NESTED}" if path else ""
+        try:
+            for entry in entries(kind, file, size, self.budget):
+                yield from self.visit(entry, prefix + entry.path, depth)
+        except RefusedError as refused:
+            yield Member(path, None, str(refused))
+        except MemoryError:
+            yield Member(path, None, "unreadable archive: out of memory")
+        except Exception as error:  # parsers raise all kinds on hostile files, IndexError and KeyError too
+            yield Member(path, None, f"unreadable archive: {_short(error)}")
 
-    def __init__(self, limits: Limits, packed: int) -> None:
-        self.limits, self.packed, self.total, self.count = limits, packed, 0, 0
-
-    def member(self) -> None:
-        self.count += 1
-        if self.count > self.limits.max_members:
-            raise _RefusedError(f"decompression bomb: more than {self.limits.max_members} members")
-
-    def read(self, stream: IO[bytes], declared: int, packed: int | None) -> bytes:
-        """Read one member to its end, or refuse it as soon as it grows beyond a limit."""
-        if declared > self.limits.max_member_bytes:
-            raise _RefusedError("decompression bomb: larger than the limit for one file")
-        parts: list[bytes] = []
-        size = 0
-        while block := stream.read(BLOCK):
-            size += len(block)
-            self.total += len(block)
-            if size > declared or size > self.limits.max_member_bytes:
-                raise _RefusedError("decompression bomb: larger than it says, or than the limit for one file")
-            if packed is not None and size > RATIO_FROM and size > self.limits.max_ratio * max(packed, 1):
-                raise _RefusedError("decompression bomb: unpacks to too many times its size")
-            if self.total > self.limits.max_total_bytes:
-                raise _RefusedError("decompression bomb: the archive unpacks to more than the limit")
-            parts.append(block)
-        if size != declared:
-            raise _RefusedError("corrupt member: shorter than it says")
-        return b"".join(parts)
-
-
-def _zip_members(file: IO[bytes], size: int, limits: Limits, takes: Callable[[str], bool]) -> Iterator[Member]:
-    budget = _Budget(limits, size)
-    seen: set[str] = set()
-    with zipfile.ZipFile(file) as archive:
-        infos = archive.infolist()
-        overlapping = _overlapping(infos, size)
-        for info in infos:
-            budget.member()
-            path = info.orig_filename
-            reason = unsafe(path.rstrip("/") if info.is_dir() else path)
-            mode = info.external_attr >> 16
-            if reason is None and stat.S_ISLNK(mode):
-                reason = "link: not followed"
-            if reason is None and path in seen:
-                reason = "duplicate member: an earlier one has the same name"
-            if reason is None and info.header_offset in overlapping:
-                reason = "decompression bomb: members overlap"
-            seen.add(path)
-            if reason is not None:
+    def visit(self, entry: Entry, path: str, depth: int) -> Iterator[Member]:
+        """A member, the members of the archive that it is, or nothing."""
+        wanted, opens = self.takes(path), self.opens(path)
+        reason, hostile = entry.reason, entry.hostile
+        if reason is None and path in self.seen:
+            reason, hostile = "duplicate member: an earlier one has the same name", True
+        self.seen.add(path)
+        if reason is not None:
+            if wanted or hostile:
                 yield Member(path, None, reason)
-            elif not info.is_dir() and takes(path):
-                if info.flag_bits & 1:
-                    yield Member(path, None, "encrypted member")
-                else:
-                    yield _give(path, lambda i=info: budget.read(archive.open(i), i.file_size, i.compress_size))
+        elif wanted or opens:
+            try:
+                yield from self.open(entry, path, depth, wanted, opens)
+            except RefusedError as refused:
+                yield Member(path, None, str(refused))
+            except MemoryError:
+                yield Member(path, None, "unreadable member: out of memory")
+            except Exception as error:
+                yield Member(path, None, f"corrupt member: {_short(error)}")
 
-
-def _give(path: str, read: Callable[[], bytes]) -> Member:
-    try:
-        return Member(path, read())
-    except _RefusedError as refused:
-        return Member(path, None, str(refused))
-    except MemoryError:
-        return Member(path, None, "unreadable member: out of memory")
-    except _CORRUPT as error:
-        return Member(path, None, f"corrupt member: {_short(error)}")
-
-
-def _overlapping(infos: Sequence[zipfile.ZipInfo], size: int) -> set[int]:
-    """Offsets of members whose bytes another member uses too."""
-    spans = sorted((i.header_offset, i.header_offset + 30 + i.compress_size) for i in infos)
-    found: set[int] = set()
-    end = -1
-    for start, stop in spans:
-        if start < end or stop > size:
-            found.add(start)
-        end = max(end, stop)
-    return found
-
-
-def _unpacked(file: IO[bytes], head: bytes) -> Any:
-
-    if head.startswith(b"\x1f\x8b"):
-        return gzip.GzipFile(fileobj=file)
-    if head.startswith(b"BZh"):
-        return bz2.BZ2File(file)
-    if head.startswith(b"\xfd7zXZ\x00"):
-        return lzma.LZMAFile(file)
-    return file
-
-
-class _Metered:
-    """A stream that refuses to give more than a packed archive may unpack to."""
-
-    def __init__(self, stream: Any, packed: int, limits: Limits) -> None:
-        self.stream, self.given = stream, 0
-        self.most = min(limits.max_total_bytes, max(RATIO_FROM, limits.max_ratio * packed))
-
-    def read(self, count: int = -1) -> bytes:
-        data = self.stream.read(min(count, BLOCK) if count > 0 else BLOCK)
-        self.given += len(data)
-        if self.given > self.most:
-            raise _RefusedError("decompression bomb: unpacks to too many times its size")
-        return data
-
-
-def _tar_members(file: IO[bytes], size: int, limits: Limits, takes: Callable[[str], bool]) -> Iterator[Member]:
-    head = file.read(6)
-    file.seek(0)
-    budget = _Budget(limits, size)
-    stream: Any = _Metered(_unpacked(file, head), size, limits)
-    seen: set[str] = set()
-    with tarfile.open(fileobj=stream, mode="r|") as archive:
-        for info in archive:
-            budget.member()
-            path = info.name
-            reason = unsafe(path)
-            if reason is None and (info.issym() or info.islnk()):
-                reason = "link: not followed"
-            if reason is None and not (info.isreg() or info.isdir()):
-                reason = "device: not opened"
-            if reason is None and path in seen and info.isreg():
-                reason = "duplicate member: an earlier one has the same name"
-            seen.add(path)
-            if reason is not None:
-                yield Member(path, None, reason)
-            elif info.isreg() and takes(path):
-                content = archive.extractfile(info)
-                assert content is not None
-                yield _give(path, lambda c=content, i=info: budget.read(c, i.size, None))
+    def open(self, entry: Entry, path: str, depth: int, wanted: bool, opens: bool) -> Iterator[Member]:
+        """The same; what is wrong with the member is raised."""
+        stream: Any = entry.open()
+        with contextlib.closing(stream) if hasattr(stream, "close") else contextlib.nullcontext():
+            content = Rewindable(stream)
+            kind = kind_of(content) if opens else None
+            if kind is None:
+                if wanted:
+                    yield Member(path, self.budget.read(entry, content.settled()))
+                elif not entry.counted:
+                    self.budget.spend(content.kept)
+            elif depth >= self.budget.limits.max_depth:
+                yield Member(path, None, f"nested archive: deeper than {depth}")
+            elif kind == "zip":
+                if self.held + entry.size > self.budget.limits.max_member_bytes:
+                    raise RefusedError("decompression bomb: a nested zip larger than the limit for one file")
+                data = self.budget.read(entry, content.settled())
+                self.held += len(data)
+                yield from self.walk(kind, io.BytesIO(data), len(data), path, depth + 1)
+                self.held -= len(data)
+            else:
+                yield from self.walk(kind, content, entry.size, path, depth + 1)
 
 
 def read_file(root: Path, relative: str, limit: int) -> Member:
@@ -283,37 +194,107 @@ def read_file(root: Path, relative: str, limit: int) -> Member:
             return Member(relative, file.read(limit + 1)[:limit])
     except OSError as error:
         if error.errno in {40, 62}:  # ELOOP on Linux, on macOS
-            return Member(relative, None, "link: not followed")
+            return Member(relative, None, LINK)
         return Member(relative, None, f"unreadable: {error.strerror}")
     finally:
         if folder >= 0:
             os.close(folder)
 
 
+def commit_members(place: Path, limits: Limits, takes: Chooses, opens: Chooses = everything) -> Iterator[Member]:
+    """Files of a commit, as `members` gives them of an archive; each archive among them has its own budget.
+
+    Parameters
+    ----------
+    place
+        `REPOSITORY/COMMIT`.
+    """
+    try:
+        files = [b for b in tree(place) if takes(shown(b.path)) or (opens(shown(b.path)) and b.mode.startswith("100"))]
+        plain = [b for b in files if b.mode.startswith("100") and b.size <= limits.max_member_bytes]
+        for blob in files:
+            if reason := unsafe(blob.path) or _not_read(blob, limits):
+                yield Member(shown(blob.path), None, reason)
+        for blob, data in zip(plain, contents(place, plain), strict=True):
+            if unsafe(blob.path) is None:
+                entry = Entry(shown(blob.path), len(data), lambda d=data: io.BytesIO(d), counted=True)
+                yield from _Visit(Budget(limits, len(data)), takes, opens).visit(entry, entry.path, 0)
+    except SourceError as error:
+        yield Member("", None, f"unreadable repository: {error.problem}")
+
+
+def _not_read(blob: Blob, limits: Limits) -> str | None:
+    if blob.mode == "120000":
+        return LINK
+    if blob.mode == "160000":
+        return "submodule: not followed"
+    return "too large: beyond the limit for one file" if blob.size > limits.max_member_bytes else None
+
+
+def _real_name(path: str) -> str:
+    """A file's name from its path in a table, where bytes that are not UTF-8 are escaped."""
+    return re.sub(r"\\u(dc[89a-f][0-9a-f])", lambda match: chr(int(match[1], 16)), path)
+
+
 def read(location: Path, paths: Sequence[str], limits: Limits) -> Iterator[Member]:
-    """Read chosen files of a folder, or chosen members of an archive, again.
+    """Read chosen files again: of a folder, of an archive, or of a commit.
 
     Parameters
     ----------
     location
-        A folder (then a path `a.zip!b.so` means a member of an archive in it), or an archive.
+        A folder, an archive, a file by itself, or `REPOSITORY/COMMIT` (see `tasks.repository`).
     paths
-        Files wanted. Each archive is opened once.
+        Files wanted; `a.zip!b.so` is a member of an archive. Each archive is opened once, and only as far as needed.
     """
-    if not location.is_dir():
-        wanted = set(paths)
-        for member in members(location, limits, wanted.__contains__):
-            if member.path in wanted:
-                yield member
-        return
-    nested: dict[str, dict[str, str]] = {}
-    for path in paths:
-        archive, mark, inner = path.partition(NESTED)
-        if mark and is_archive(location / archive):
-            nested.setdefault(archive, {})[inner] = path
-        else:
-            yield read_file(location, path, limits.max_member_bytes)
-    for archive, inside in nested.items():
-        for member in members(location / archive, limits, inside.__contains__):
-            if member.path in inside:
-                yield Member(inside[member.path], member.data, member.reason)
+    deep = replace(limits, max_depth=1 + max((path.count(NESTED) for path in paths), default=0) + 1)
+    if is_commit(location):
+        yield from commit_members(location, deep, set(paths).__contains__, _leads_to(paths))
+    elif is_archive(location):
+        yield from _chosen(location, paths, deep)
+    elif not location.is_dir():  # one file by itself, whatever it is called
+        for path in paths:
+            yield replace(read_file(location.parent, location.name, limits.max_member_bytes), path=path)
+    else:
+        inside: dict[str, list[str]] = {}
+        for path in paths:
+            archive = _archive_of(location, path)
+            if archive is None:
+                yield replace(read_file(location, _real_name(path), limits.max_member_bytes), path=path)
+            else:
+                inside.setdefault(archive, []).append(path[len(archive) + 1 :])
+        for archive, within in inside.items():
+            for member in _chosen(location / _real_name(archive), within, deep):
+                yield replace(member, path=f"{archive}{NESTED}{member.path}")
+
+
+def _chosen(path: Path, wanted: Sequence[str], limits: Limits) -> Iterator[Member]:
+    """Those members of an archive, which is left as soon as all are found."""
+    left = set(wanted)
+    for member in members(path, limits, left.__contains__, _leads_to(wanted)):
+        if member.path in left:
+            left.discard(member.path)
+            yield member
+            if not left:
+                return
+
+
+def _leads_to(paths: Sequence[str]) -> Chooses:
+    """Chooses the archives that hold one of the paths."""
+    archives = {path[: mark.start()] for path in paths for mark in re.finditer(re.escape(NESTED), path)}
+    return archives.__contains__
+
+
+def _archive_of(root: Path, path: str) -> str | None:
+    """The file below a folder that holds a path as its member; None where the path is a file, mark or not."""
+    names = [path[: mark.start()] for mark in re.finditer(re.escape(NESTED), path)]
+    if not names or is_regular(root / _real_name(path)):
+        return None
+    return next((name for name in names if unsafe(name) is None and is_regular(root / _real_name(name))), None)
+
+
+def is_regular(path: Path) -> bool:
+    """Whether there is a regular file (not a link to one)."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except (OSError, ValueError):
+        return False

@@ -1,4 +1,4 @@
-"""Downloaded archives by their SHA-256: fetched once, checked each time they are opened."""
+"""What was fetched: archives by their SHA-256, checked each time they are opened; and what names stood for."""
 
 import hashlib
 import json
@@ -7,8 +7,10 @@ import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from schemas.errors import SourceError
+from schemas.provenance import digest as digest_of
 
 
 def default_cache() -> Path:
@@ -49,18 +51,18 @@ def find(cache: Path, sha256: str) -> Cached | None:
     return Cached(path, url)
 
 
-def store(cache: Path, sha256: str, url: str, filename: str, blocks: Iterable[bytes]) -> Cached:
-    """Keep a download, if it is what it must be.
+def store(cache: Path, sha256: str | None, url: str, filename: str, blocks: Iterable[bytes]) -> Cached:
+    """Keep a download, if it is what it must be; with no SHA-256 to compare, whatever it is.
 
     Raises
     ------
     SourceError
         The bytes have another SHA-256, or the cache cannot be written.
     """
-    path = archive_path(cache, sha256)
-    temporary = path.with_name(f".{sha256[:16]}.{secrets.token_hex(4)}.tmp")
+    path = archive_path(cache, sha256 or "unknown")
+    temporary = cache / "archives" / f".{secrets.token_hex(8)}.tmp"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.parent.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha256()
         with temporary.open("wb") as file:
             for block in blocks:
@@ -68,11 +70,13 @@ def store(cache: Path, sha256: str, url: str, filename: str, blocks: Iterable[by
                 file.write(block)
             file.flush()
             os.fsync(file.fileno())
-        if digest.hexdigest() != sha256:
+        if sha256 is not None and digest.hexdigest() != sha256:
             raise SourceError(
                 f"{filename}: SHA-256 is {digest.hexdigest()}, the recipe (or index) says {sha256}",
                 "do not use this file; check the recipe's sha256, or ask the index's keeper why it changed",
             )
+        path = archive_path(cache, digest.hexdigest())
+        path.parent.mkdir(exist_ok=True)
         path.with_suffix(".json").write_text(json.dumps({"url": url, "filename": filename}), encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
@@ -83,3 +87,39 @@ def store(cache: Path, sha256: str, url: str, filename: str, blocks: Iterable[by
     finally:
         temporary.unlink(missing_ok=True)
     return Cached(path, url)
+
+
+def recall(cache: Path, question: list[Any]) -> Any:
+    """The answer to a question that was asked before; None when it was not.
+
+    Parameters
+    ----------
+    question
+        JSON values, as `["git", url, "main"]`.
+    """
+    try:
+        record = json.loads(_answer_path(cache, question).read_text(encoding="utf-8"))
+        return record["answer"] if record["question"] == question else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def remember(cache: Path, question: list[Any], answer: Any) -> None:
+    """Keep an answer, so that a later run takes the same; who wants a newer one removes the folder `resolved`."""
+    path = _answer_path(cache, question)
+    temporary = path.with_suffix(f".{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps({"question": question, "answer": answer}, indent=1), encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise SourceError(
+            f"{path}: cannot be written: {error.strerror}",
+            "free disk space, or choose another folder with --cache or BINMILL_CACHE",
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _answer_path(cache: Path, question: list[Any]) -> Path:
+    return cache / "resolved" / f"{digest_of(question)}.json"

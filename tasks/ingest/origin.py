@@ -3,9 +3,8 @@
 import hashlib
 import importlib.metadata
 import os
-import stat
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +12,45 @@ from packaging.utils import canonicalize_name
 
 from schemas.errors import SourceError
 from schemas.provenance import digest
-from schemas.recipe import DirectorySource, InstalledSource, Members, PypiSource, Source, TableSource
-from tasks.archives import NESTED, Limits, Member, is_archive, members, read_file
-from tasks.ingest import cache
+from schemas.recipe import (
+    DebianSource,
+    DirectorySource,
+    GitSource,
+    HttpSource,
+    InstalledSource,
+    Members,
+    PypiSource,
+    Source,
+    TableSource,
+)
+from tasks.archives import (
+    is_regular,
+)
+from tasks.ingest import cache, debian, git, remote
 from tasks.ingest.index import choose, download, project_files
-from tasks.ingest.wheel import WheelMetadata, parse_metadata, read_wheel_metadata
+from tasks.repository import is_commit
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """One place to open: a wheel, an installed distribution, a folder, a table.
+    """One place to open: a wheel, a package, a commit, an installed distribution, a folder, a table.
 
     Attributes
     ----------
     sha256
         Of the archive or table, or over the listing of a folder's files: what is in it, not where it is.
     location
-        Where it is on this machine; None for what is in the download cache.
+        Where it is on this machine; None for what is fetched.
+    content, depth
+        See the recipe's `Members`.
     files
         Files of an installed distribution, below `location`.
+    url
+        Where it is fetched from, where the recipe says so.
+    licence
+        The licence that the recipe states.
+    fetching
+        How it is fetched: `max_mib` and `options` of the recipe.
     """
 
     kind: str
@@ -44,7 +63,12 @@ class Origin:
     exclude: tuple[str, ...]
     project: str = "name"
     """`name`: all files are one project; `first-folder` or `file`: see the recipe's directory source."""
+    content: str = "any"
+    depth: int = 3
     files: tuple[str, ...] = ()
+    url: str | None = None
+    licence: str | None = None
+    fetching: dict[str, Any] = field(default_factory=dict[str, Any])
 
     @property
     def source_id(self) -> str:
@@ -67,13 +91,19 @@ class Origin:
         return Origin(**record)
 
 
-def resolve(source: Source, base: Path) -> list[Origin]:
-    """The origins of a source. Nothing is downloaded; an index is asked only about what the recipe leaves open.
+def resolve(source: Source, base: Path, cache_dir: Path | None = None, dry: bool = False) -> list[Origin]:
+    """The origins of a source. An index, archive or server is asked only about what the recipe leaves open.
+
+    Nothing is downloaded but files of sources of kind http whose SHA-256 the recipe does not say.
 
     Parameters
     ----------
     base
         Folder that the recipe's relative paths start from.
+    cache_dir
+        Folder of what was fetched, and of what was answered before; the default one when None.
+    dry
+        Download nothing at all. Origins that are not known yet stand there under a name of their own.
 
     Raises
     ------
@@ -84,6 +114,13 @@ def resolve(source: Source, base: Path) -> list[Origin]:
         return _resolve_pypi(source)
     if isinstance(source, InstalledSource):
         return installed(source)
+    place = cache.default_cache() if cache_dir is None else cache_dir
+    if isinstance(source, DebianSource):
+        return _resolve_debian(source, place, dry)
+    if isinstance(source, HttpSource):
+        return _resolve_http(source, place, dry)
+    if isinstance(source, GitSource):
+        return [_resolve_git(source, base, place, dry)]
     path = (base / source.path).absolute()
     if isinstance(source, DirectorySource):
         if not path.is_dir():
@@ -91,10 +128,49 @@ def resolve(source: Source, base: Path) -> list[Origin]:
                 f"sources.path: {path} is not a folder", "check the path; it starts from the recipe's folder"
             )
         return [
-            Origin("directory", path.name, None, None, _listing_digest(path), str(path),
-                   source.members.include, source.members.exclude, source.project)
+            Origin("directory", path.name, None, None, _listing_digest(path), str(path), project=source.project,
+                   **_wanted(source.members))
         ]  # fmt: skip
     return [_table(path, source)]
+
+
+def _wanted(members: Members) -> dict[str, Any]:
+    return members.model_dump()
+
+
+def _unresolved(kind: str, name: str) -> str:
+    """What stands for a SHA-256 that nobody knows before a download; only a dry run meets it."""
+    return digest(["unresolved", kind, name])
+
+
+def _resolve_debian(source: DebianSource, cache_dir: Path, dry: bool) -> list[Origin]:
+    return [
+        Origin("debian", package.name, offer.version, offer.filename,
+               offer.sha256 or _unresolved("debian", offer.filename), None, **_wanted(source.members))
+        for package in source.packages
+        for offer in debian.offers(package, source.architectures, cache_dir, dry)
+    ]  # fmt: skip
+
+
+def _resolve_http(source: HttpSource, cache_dir: Path, dry: bool) -> list[Origin]:
+    fetching = {"max_mib": source.max_mib, "options": dict(source.options)}
+    return [
+        Origin("http", offer.filename, None, offer.filename, offer.sha256 or _unresolved("http", offer.url), None,
+               url=offer.url, licence=offer.licence, fetching=fetching, **_wanted(source.members))
+        for offer in remote.offers(source, cache_dir, dry)
+    ]  # fmt: skip
+
+
+def _resolve_git(source: GitSource, base: Path, cache_dir: Path, dry: bool) -> Origin:
+    url = git.address(source, base)
+    commit = git.commit_of(source, url, cache_dir, dry)
+    is_path = git.is_path(source.url)
+    name = url.rstrip("/").rsplit("/", 1)[-1].rsplit(":", 1)[-1].removesuffix(".git") or "repository"
+    return Origin(
+        "git", name, commit, None, digest(["git", commit]) if commit else _unresolved("git", f"{url} {source.ref}"),
+        url if is_path else None, project="name" if source.project == "repository" else source.project,
+        url=None if is_path else url, fetching={"max_mib": source.max_mib}, **_wanted(source.members),
+    )  # fmt: skip
 
 
 def _table(path: Path, source: TableSource) -> Origin:
@@ -120,7 +196,7 @@ def _resolve_pypi(source: PypiSource) -> list[Origin]:
                 files[wheel.filename] = wheel.sha256
         origins += [
             Origin("pypi", canonicalize_name(package.name), package.version, filename, sha256, None,
-                   source.members.include, source.members.exclude)
+                   **_wanted(source.members))
             for filename, sha256 in sorted(files.items())
         ]  # fmt: skip
     return origins
@@ -137,15 +213,15 @@ def installed(source: InstalledSource) -> list[Origin]:
         files = sorted(
             path
             for path in {str(f).replace(os.sep, "/") for f in distribution.files or ()}
-            if source.members.takes(path) and ".." not in path.split("/") and _is_file(root / path)
+            if source.members.takes(path) and ".." not in path.split("/") and is_regular(root / path)
         )
         if files:
             project = canonicalize_name(name)
             listing = digest([(path, _sha256(root / path)) for path in files])
             origins.setdefault(
                 project,
-                Origin("installed", project, distribution.version, None, listing, str(root),
-                       source.members.include, source.members.exclude, files=tuple(files)),
+                Origin("installed", project, distribution.version, None, listing, str(root), files=tuple(files),
+                       **_wanted(source.members)),
             )  # fmt: skip
     if not origins:
         raise SourceError(
@@ -153,13 +229,6 @@ def installed(source: InstalledSource) -> list[Origin]:
             "install packages with native modules, or use another kind of source",
         )
     return [origins[name] for name in sorted(origins)]
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return stat.S_ISREG(path.lstat().st_mode)
-    except OSError:
-        return False
 
 
 def _sha256(path: Path) -> str:
@@ -182,7 +251,7 @@ def _listing_digest(root: Path) -> str:
     for path in walk(root):
         place = root / path
         try:
-            content = _sha256(place) if _is_file(place) else "not a regular file"
+            content = _sha256(place) if is_regular(place) else "not a regular file"
         except OSError as error:
             content = f"unreadable: {error.strerror}"
         listing.append((path.encode("utf-8", "surrogateescape").hex(), content))
@@ -191,16 +260,18 @@ def _listing_digest(root: Path) -> str:
 
 def is_cached(origin: Origin, cache_dir: Path) -> bool:
     """Whether an origin can be opened without a download."""
+    if origin.kind == "git":
+        return origin.version is not None and is_commit(git.place(cache_dir, origin.version))
     return origin.location is not None or cache.archive_path(cache_dir, origin.sha256).is_file()
 
 
 def obtain(origin: Origin, cache_dir: Path) -> tuple[Path, str | None]:
-    """Make an origin openable: fetch and check a wheel that is not in the cache.
+    """Make an origin openable: fetch and check what is not in the cache.
 
     Returns
     -------
     path
-        Archive, folder or table.
+        Archive, file, folder, table, or `REPOSITORY/COMMIT`.
     url
         Where it came from.
 
@@ -209,77 +280,31 @@ def obtain(origin: Origin, cache_dir: Path) -> tuple[Path, str | None]:
     SourceError
         It cannot be fetched, or is not what the recipe pins.
     """
+    if origin.kind == "git":
+        assert origin.version is not None
+        url = origin.url or str(origin.location)
+        return git.fetch(url, origin.version, cache_dir, origin.fetching["max_mib"] << 20), origin.url
     if origin.location is not None:
         return Path(origin.location), Path(origin.location).as_uri()
     found = cache.find(cache_dir, origin.sha256)
     if found is None:
-        assert origin.filename is not None
-        offered = [w for w in project_files(origin.name) if w.filename == origin.filename]
-        if not offered:
-            raise SourceError(
-                f"{origin.filename}: no configured index has this file",
-                "check sources.packages.files; a release may have been yanked or removed",
-            )
-        exact = [w for w in offered if w.sha256 == origin.sha256] or offered
-        url = exact[0].url.partition("#")[0]
-        found = cache.store(cache_dir, origin.sha256, url, origin.filename, download(url))
-    return found.path, found.url
+        found = _download(origin, cache_dir)
+    return found.path, origin.url or found.url
 
 
-def describe(origin: Origin, path: Path, url: str | None) -> dict[str, Any]:
-    """The origin's row of `sources`."""
-    about = WheelMetadata(None, None, None, None, None)
-    if origin.kind == "pypi":
-        about = read_wheel_metadata(path)
-    elif origin.kind == "installed":
-        distribution = importlib.metadata.distribution(origin.name)
-        about = parse_metadata(distribution.read_text("METADATA") or "", distribution.read_text("WHEEL") or "")
-    return {
-        "source_id": origin.source_id,
-        "kind": origin.kind,
-        "name": origin.name,
-        "version": origin.version,
-        "filename": origin.filename,
-        "url": url if origin.kind == "pypi" else None,
-        "archive_sha256": origin.sha256 if origin.kind in {"pypi", "table"} else None,
-        "licence": about.licence,
-        "licence_source": about.licence_source,
-        "generator": about.generator,
-        "status": "ok",
-        "reason": None,
-    }
-
-
-def scan(origin: Origin, path: Path, limits: Limits) -> Iterator[tuple[Member, str]]:
-    """Candidate files of an origin with the project each belongs to, and every refused one with its reason."""
-    takes = origin.members.takes
-    if origin.kind == "installed":
-        for name in origin.files:
-            yield read_file(path, name, limits.max_member_bytes), origin.name
-    elif origin.kind == "pypi":
-        for member in members(path, limits, takes):
-            yield member, origin.name
-    else:
-        for name in walk(path):
-            project = _project(origin, name)
-            if _is_file(path / name) and is_archive(path / name):
-                for member in _archive_in_folder(path, name, limits, origin.members):
-                    yield member, project
-            elif takes(name):
-                yield read_file(path, name, limits.max_member_bytes), project
-
-
-def _archive_in_folder(root: Path, name: str, limits: Limits, wanted: Members) -> Iterator[Member]:
-    found = 0
-    for member in members(root / name, limits, lambda inner: wanted.takes(f"{name}{NESTED}{inner}")):
-        found += 1
-        path = f"{name}{NESTED}{member.path}" if member.path else name
-        yield Member(path, member.data, member.reason)
-    if not found:
-        yield Member(name, None, "archive holds no candidate file")
-
-
-def _project(origin: Origin, path: str) -> str:
-    if origin.project == "first-folder" and "/" in path:
-        return f"{origin.name}/{path.split('/', 1)[0]}"
-    return f"{origin.name}/{path}"
+def _download(origin: Origin, cache_dir: Path) -> cache.Cached:
+    assert origin.filename is not None
+    if origin.kind == "debian":
+        return debian.fetch(cache_dir, origin.filename, origin.sha256)
+    if origin.url is not None:
+        how = origin.fetching
+        return remote.fetch(origin.url, origin.filename, origin.sha256, how["max_mib"] << 20, how["options"], cache_dir)
+    offered = [w for w in project_files(origin.name) if w.filename == origin.filename]
+    if not offered:
+        raise SourceError(
+            f"{origin.filename}: no configured index has this file",
+            "check sources.packages.files; a release may have been yanked or removed",
+        )
+    exact = [w for w in offered if w.sha256 == origin.sha256] or offered
+    url = exact[0].url.partition("#")[0]
+    return cache.store(cache_dir, origin.sha256, url, origin.filename, download(url))

@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from schemas.errors import SourceError
 from schemas.provenance import digest
-from schemas.recipe import InstalledSource, PypiSource, Source
+from schemas.recipe import DebianSource, InstalledSource, Licences, PypiSource, Source
 from schemas.tables import OBSERVATIONS, SOURCES
 from tasks.archives import Limits
 from tasks.build import Build
 from tasks.duck import connection, view
+from tasks.ingest.allow import permitted
+from tasks.ingest.candidates import describe, scan
 from tasks.ingest.index import IndexUnreachableError
-from tasks.ingest.origin import Origin, describe, is_cached, obtain, resolve, scan
+from tasks.ingest.origin import Origin, is_cached, obtain, resolve
 from tasks.items import Item, Receipt, Step, Workplace
 from tasks.shards import Shard, table_path, work_path
 from tasks.tabular import open_table
@@ -43,7 +46,11 @@ def build(build: Build) -> None:
     observations = build.shards("ingest.scan", "observations")
     found = build.shards("ingest.scan", "found_sources")
     publishing = build.recipe.publishing
-    config = {"bytes": publishing.shard_mib * 2**20, "files": publishing.shard_files}
+    config = {
+        "bytes": publishing.shard_mib * 2**20,
+        "files": publishing.shard_files,
+        "licences": build.recipe.licences.model_dump(mode="json"),
+    }
     build.compute(
         [
             build.item(
@@ -63,8 +70,9 @@ def build(build: Build) -> None:
 def _origins(build: Build, source: Source) -> list[Origin]:
     """Origins of a source, or of its fallback when an archive is missing and no index is in reach."""
     try:
-        origins = resolve(source, build.base)
-        if isinstance(source, PypiSource) and not build.dry:  # that no index is in reach is better known at once
+        origins = resolve(source, build.base, build.cache, build.dry)
+        # That no index is in reach is better known at once.
+        if isinstance(source, PypiSource | DebianSource) and not build.dry:
             missing = [origin for origin in origins if not is_cached(origin, build.cache)]
             if missing:
                 obtain(missing[0], build.cache)
@@ -177,14 +185,16 @@ def assign(place: Workplace) -> Receipt:
             "SELECT * EXCLUDE (shard) FROM found QUALIFY row_number() OVER (PARTITION BY source_id ORDER BY shard) = 1 "
             "ORDER BY kind, name, version, filename, source_id"
         ).to_arrow_table()
-        columns = [sources.column(name) for name in SOURCES.names]
-        shards.append(place.write(table_path("sources", key), SOURCES, [pa.Table.from_arrays(columns, schema=SOURCES)]))
+        rows = [_filtered(row, Licences.model_validate(args["licences"])) for row in sources.to_pylist()]
+        table = pa.Table.from_pylist(rows, SOURCES)
+        shards.append(place.write(table_path("sources", key), SOURCES, [table]))
+        database.register("allowed", table.filter(pc.field("status") == "ok").select(["source_id"]))
         titles: dict[str, str] = {}
         if args["observations"]:
             view(database, "o", place.root, args["observations"])
             database.execute(
                 "CREATE TABLE owners AS SELECT sha256, source_id, path_in_source, size, shard FROM o "
-                "WHERE sha256 IS NOT NULL QUALIFY row_number() OVER "
+                "SEMI JOIN allowed USING (source_id) WHERE sha256 IS NOT NULL QUALIFY row_number() OVER "
                 "(PARTITION BY sha256 ORDER BY shard, source_id, path_in_source) = 1"
             )
             titles = dict(database.execute("SELECT source_id, coalesce(filename, name) FROM found").fetchall())
@@ -203,6 +213,19 @@ def assign(place: Workplace) -> Receipt:
             shards.append(shard)
             batches += _describe_batches(shard.path, numbered, titles)
     return place.receipt(shards, batches=batches)
+
+
+def _filtered(source: dict[str, Any], licences: Licences) -> dict[str, Any]:
+    """A row of `sources`, excluded when the recipe does not allow its licence: none of its files is extracted.
+
+    A file that another source has under an allowed licence stays, as that source's.
+    """
+    if not licences.allow or source["status"] != "ok":
+        return source
+    licence = source["licence"]
+    allowed = licences.unknown == "keep" if licence is None else permitted(licence, licences.allow)
+    reason = f"licence not allowed: {licence}" if licence is not None else "licence unknown"
+    return source if allowed else source | {"status": "excluded", "reason": reason}
 
 
 Row = tuple[str, str, str, int]

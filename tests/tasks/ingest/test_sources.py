@@ -8,9 +8,10 @@ import pytest
 
 from schemas.errors import SourceError
 from schemas.recipe import DirectorySource, InstalledSource, Members
-from tasks.archives import Limits
+from tasks.archives import Limits, read
+from tasks.ingest.candidates import describe, scan
 from tasks.ingest.licence import licence, spdx
-from tasks.ingest.origin import Origin, describe, resolve, scan
+from tasks.ingest.origin import Origin, resolve
 from tasks.ingest.wheel import read_wheel_metadata
 
 
@@ -92,6 +93,40 @@ def test_a_folder_gives_every_file_its_project(tmp_path: Path) -> None:
     assert {m.path for m, _ in scan(only, tmp_path / "corpus", Limits()) if m.data} == {
         "a/one.so", "a/deep/two.so", "b/z.zip!in.so",
     }  # fmt: skip
+
+
+def test_a_file_with_a_mark_in_its_name_and_a_member_are_not_mistaken(tmp_path: Path) -> None:
+    (tmp_path / "corpus").mkdir()
+    with zipfile.ZipFile(tmp_path / "corpus/a.zip", "w") as archive:
+        archive.writestr("b.so", b"member")
+        archive.writestr("c.so", b"other")
+    (tmp_path / "corpus/a.zip!b.so").write_bytes(b"file")
+    with zipfile.ZipFile(tmp_path / "corpus/deep.zip", "w") as archive:
+        archive.write(tmp_path / "corpus/a.zip", "in.zip")
+    origin = resolve(DirectorySource(kind="directory", path="corpus", members=Members(depth=1)), tmp_path)[0]
+    found = [member for member, _ in scan(origin, tmp_path / "corpus", Limits())]
+    assert {m.path: m.data for m in found if m.data is not None} == {"a.zip!b.so": b"file", "a.zip!c.so": b"other"}
+    assert {m.path: m.reason for m in found if m.data is None} == {
+        "a.zip!b.so": "duplicate member: a file has the same path",
+        "deep.zip!in.zip": "nested archive: deeper than 1",
+    }
+    wanted = ["a.zip!b.so", "a.zip!c.so"]
+    again = {m.path: m.data for m in read(tmp_path / "corpus", wanted, Limits())}
+    assert again == {"a.zip!b.so": b"file", "a.zip!c.so": b"other"}
+
+
+def test_only_executables_are_taken_where_that_is_asked(tmp_path: Path) -> None:
+    heads = {
+        "elf": b"\x7fELF\2", "pe": b"MZ\x90", "macho": b"\xcf\xfa\xed\xfe", "fat": b"\xca\xfe\xba\xbe\0\0\0\2",
+        "java": b"\xca\xfe\xba\xbe\0\0\0\x34", "script": b"#!/bin/sh", "empty": b"",
+    }  # fmt: skip
+    (tmp_path / "corpus").mkdir()
+    for name, data in heads.items():
+        (tmp_path / "corpus" / name).write_bytes(data)
+    (tmp_path / "corpus/link").symlink_to("elf")
+    wanted = DirectorySource(kind="directory", path="corpus", members=Members(content="executable"))
+    found = {member.path for member, _ in scan(resolve(wanted, tmp_path)[0], tmp_path / "corpus", Limits())}
+    assert found == {"elf", "pe", "macho", "fat"}
 
 
 def test_a_source_is_what_is_in_it_not_where_it_is(tmp_path: Path) -> None:
