@@ -47,6 +47,11 @@ def report(console: Console, manifest: Manifest, root: Path, *, commands: bool =
         console.print(f"[dim]{summary['failed']:,} of {summary['inputs']:,} inputs[/]", "", sep="\n")
     else:
         console.print(f"[bold]Left out:[/] none of {summary['inputs']:,} inputs", "", sep="\n")
+    if summary["excluded"]:
+        table = _table("Kept out by the recipe's licences", "reason", "sources", "files", right=("sources", "files"))
+        for row in summary["excluded"]:
+            table.add_row(escape(row["reason"]), f"{row['sources']:,}", f"{row['files']:,}")
+        console.print(table, "")
     _balance(console, summary["balance"])
     if summary["top_features"]:
         table = _table("Top features", "", "feature", "MI (bits)", "q", "", right=("", "MI (bits)", "q"))

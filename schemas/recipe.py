@@ -4,7 +4,7 @@ import difflib
 import fnmatch
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 SHA256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -34,6 +34,10 @@ class Members(Model):
     """Patterns of paths to take (`*` also matches `/`)."""
     exclude: tuple[str, ...] = ()
     """Patterns of paths to leave, applied after `include`."""
+    content: Literal["any", "executable"] = "any"
+    """`executable`: of the files that the patterns take, only those that begin as ELF, PE or Mach-O files do."""
+    depth: int = Field(default=3, ge=1, le=8)
+    """Archives in one another that are opened; a deeper one is refused with a reason."""
 
     def takes(self, path: str) -> bool:
         """Whether `path` is a candidate."""
@@ -42,7 +46,7 @@ class Members(Model):
         )
 
 
-NATIVE_MODULES = Members(include=("*.so", "*.pyd"), exclude=("*.libs/*", "*/.libs/*"))
+NATIVE_MODULES = Members(include=("*.so", "*.pyd"), exclude=("*.libs/*", "*/.libs/*", "*.lib!*", "*.a!*"))
 
 
 class Package(Model):
@@ -76,7 +80,7 @@ class InstalledSource(Model):
 
 
 class DirectorySource(Model):
-    """A folder of files; archives in it (zip, wheel, tar) are read in place."""
+    """A folder of files; archives in it (zip, wheel, tar, ar, .deb) are read in place."""
 
     kind: Literal["directory"]
     path: str
@@ -85,6 +89,90 @@ class DirectorySource(Model):
     project: Literal["first-folder", "file"] = "first-folder"
     """What counts as one project (never split between train and test): the first folder below `path`,
     or each file (for an archive in the folder, the archive) by itself."""
+
+
+ANY_EXECUTABLE = Members(content="executable")
+
+
+class DebianPackage(Model):
+    """One binary package of the Debian (or Ubuntu) archive."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9+.-]+$")
+    version: str | None = Field(default=None, pattern=r"^[0-9][A-Za-z0-9.+:~-]*$")
+    """Null: the one that apt would install; it is kept in the cache, so that a later run takes the same."""
+    files: dict[str, SHA256] = {}
+    """Package file name (`name_version_architecture.deb`) -> SHA-256. Empty: apt decides."""
+
+
+class DebianSource(Model):
+    """Packages from the archive that this machine's apt is configured for, whose signatures apt checks."""
+
+    kind: Literal["debian"]
+    packages: tuple[DebianPackage, ...] = Field(min_length=1)
+    architectures: tuple[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")], ...] = ("amd64",)
+    """Architectures for which a package is taken when `files` names none."""
+    members: Members = ANY_EXECUTABLE
+
+
+def _plain_url(url: str) -> str:
+    scheme, mark, rest = url.partition("://")
+    chained = "::" in rest and scheme not in {"http", "https"}  # fsspec would open one store through another
+    if not mark or not scheme.replace("+", "").isalnum() or chained or any(ord(c) <= 32 for c in url):
+        raise ValueError(f"'{url}' is not a URL: write https://..., s3://..., file:///...")
+    if "@" in rest.split("/", 1)[0]:
+        raise ValueError("a URL must not hold a user or password: recipes are published; use the environment")
+    return url
+
+
+class RemoteFile(Model):
+    """One file, or (with a `/` at its end) all files below a prefix of an object store."""
+
+    url: Annotated[str, AfterValidator(_plain_url)]
+    sha256: SHA256 | None = None
+    """Null: what is there now; it is kept in the cache, so that a later run takes the same."""
+    licence: str | None = None
+    """SPDX expression, where you know it; else what the archive says of itself counts."""
+
+    @model_validator(mode="after")
+    def _pins_one(self) -> "RemoteFile":
+        if self.sha256 is not None and self.url.endswith("/"):
+            raise ValueError("sha256 goes with one file, not with a prefix")
+        return self
+
+
+class HttpSource(Model):
+    """Files and archives by URL: http(s), or whatever fsspec opens (s3://, gs://, file://, ...)."""
+
+    kind: Literal["http"]
+    files: tuple[RemoteFile, ...] = Field(min_length=1)
+    max_mib: int = Field(default=2048, ge=1)
+    """A larger download is stopped."""
+    options: dict[str, str | int | bool] = {}
+    """Options for the object store's fsspec class, as `anon: true`. Secrets belong into the environment."""
+    members: Members = Members()
+
+
+class GitSource(Model):
+    """The files of one commit. Nothing is checked out; links and submodules are not followed."""
+
+    kind: Literal["git"]
+    url: str = Field(min_length=1, pattern=r"^[^-\s][^\s]*$")
+    """https, ssh or file URL, or a path relative to the recipe's file."""
+    commit: str | None = Field(default=None, pattern=r"^([0-9a-f]{40}|[0-9a-f]{64})$")
+    """Full hash. Null: the commit of `ref` now; it is kept in the cache, so that a later run takes the same."""
+    ref: str = Field(default="HEAD", pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./+-]*$")
+    """Branch or tag, used when `commit` is null."""
+    max_mib: int = Field(default=4096, ge=1)
+    """A larger repository is not fetched to its end."""
+    members: Members = Members()
+    project: Literal["repository", "first-folder", "file"] = "repository"
+    """What counts as one project (never split between train and test)."""
+
+    @field_validator("url")
+    @classmethod
+    def _no_secret(cls, value: str) -> str:
+        scheme, mark, rest = value.partition("://")
+        return _plain_url(value) if mark and (scheme != "ssh" or ":" in rest.split("@", 1)[0]) else value
 
 
 class TableSource(Model):
@@ -101,7 +189,10 @@ class TableSource(Model):
     """Feature columns (numbers, booleans, or one fixed-size list of numbers); by default every other one."""
 
 
-Source = Annotated[PypiSource | InstalledSource | DirectorySource | TableSource, Field(discriminator="kind")]
+Source = Annotated[
+    PypiSource | DebianSource | HttpSource | GitSource | InstalledSource | DirectorySource | TableSource,
+    Field(discriminator="kind"),
+]
 
 
 class LabelRule(Model):
@@ -115,8 +206,9 @@ class LabelRule(Model):
 class Label(Model):
     """Where labels come from. Never from the bytes of the file that is labelled."""
 
-    origin: Literal["generator", "first-folder", "column"]
-    """The wheel's `Generator` metadata; the first folder of the path; the table's label column."""
+    origin: Literal["generator", "first-folder", "source", "column"]
+    """The wheel's `Generator` metadata; the first folder of the path; the name of the source (the project, package,
+    folder, file or repository); the table's label column."""
     rules: tuple[LabelRule, ...] = ()
     """First match wins. Without rules the declared value is the label."""
     default: str | None = None
@@ -126,10 +218,23 @@ class Label(Model):
 
 
 class Dedup(Model):
-    """What makes two samples duplicates, which never stand in different splits."""
+    """What makes two samples duplicates, which never stand in different splits.
 
-    by: tuple[Literal["sha256", "features"], ...] = ("sha256", "features")
-    """Equal bytes, seen in several projects; equal feature vectors."""
+    Every kind is computed and reported, whether it is named here or not; nothing is taken out.
+    """
+
+    by: tuple[Literal["sha256", "features", "tlsh", "imports", "strings"], ...] = (
+        "sha256",
+        "features",
+        "tlsh",
+        "strings",
+    )
+    """Equal bytes, seen in several projects; equal feature vectors; near bytes (TLSH); near sets of imported symbols
+    or of strings (MinHash). Imports are left out by default: what one generator makes imports the same."""
+    tlsh_distance: int = Field(default=30, ge=0, le=300)
+    """Largest TLSH distance of near bytes."""
+    jaccard: float = Field(default=0.9, ge=0.5, le=1)
+    """Least Jaccard index (shared / all) of near sets, as MinHash estimates it."""
 
 
 class Split(Model):
@@ -153,7 +258,9 @@ class Features(Model):
     set: Literal["binmill@1", "ember2024-core@1"] = "binmill@1"
     """`binmill@1`: the same depth for every format. `ember2024-core@1`: EMBER2024's vector, for PE files."""
     timeout_s: float = Field(default=60, gt=0)
-    """Wall-clock limit for one file."""
+    """Wall-clock limit for one file, on a machine however busy."""
+    cpu_s: float = Field(default=30, gt=0)
+    """Limit on the processor time of one file: the same on a busy machine as on an idle one."""
     memory_mib: int = Field(default=2048, ge=256)
     """Address-space limit of the process that parses."""
     max_file_mib: int = Field(default=256, ge=1)
@@ -221,6 +328,37 @@ class Tolerance(Model):
     """Share of inputs that may be refused, fail to parse or have no usable label."""
 
 
+class Licences(Model):
+    """Which sources' files may be in the dataset, by the licence that the source states."""
+
+    allow: tuple[str, ...] = ()
+    """SPDX identifiers, as `MIT` or `Apache-2.0` (`X WITH Y` names one exception, `X` allows all). Of a source under
+    `A OR B` one must be allowed, of `A AND B` both. Empty: every licence."""
+    unknown: Literal["exclude", "keep"] = "exclude"
+    """What to do, when `allow` names any, with a source that states no licence, or none that is an expression."""
+
+    @field_validator("allow")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            _check_licence(name)
+        return value
+
+
+def _check_licence(name: str) -> None:
+    """Refuse what is no SPDX identifier, naming the nearest one."""
+    from license_expression import get_spdx_licensing
+
+    licensing = get_spdx_licensing()
+    known = {str(key).lower(): str(key) for key in licensing.known_symbols}
+    parts = name.lower().split(" with ")
+    for part in parts:
+        if part.strip() not in known or len(parts) > 2:
+            near = difflib.get_close_matches(part.strip(), known, n=1)
+            hint = f"did you mean '{known[near[0]]}'?" if near else "see the SPDX licence list"
+            raise ValueError(f"'{name}' is not an SPDX licence identifier: {hint}")
+
+
 class Recipe(Model):
     """Everything that decides what a dataset is."""
 
@@ -231,6 +369,7 @@ class Recipe(Model):
     dedup: Dedup = Dedup()
     split: Split = Split()
     features: Features = Features()
+    licences: Licences = Licences()
     screening: Screening = Screening()
     rebalancing: Rebalancing = Rebalancing()
     binarizing: Binarizing = Binarizing()
@@ -248,6 +387,8 @@ class Recipe(Model):
             raise ValueError("sources: one table to a dataset; join the tables first")
         if bool(tables) != (self.label.origin == "column"):
             raise ValueError("label.origin: 'column' goes with a table source, and only with it")
+        if tables and self.licences.allow:
+            raise ValueError("licences.allow: a table states no licence; leave this out")
         return self
 
     @property

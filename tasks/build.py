@@ -16,7 +16,7 @@ from tasks.journal import Journal
 from tasks.shards import Shard, is_right
 
 VALUE_LIBRARIES: dict[str, tuple[str, ...]] = {
-    "ingest": (),
+    "ingest": ("license-expression",),
     "extract": ("numpy", "numba", "lief", "pefile"),
     "label": ("duckdb",),
     "split": ("duckdb",),

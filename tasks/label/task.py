@@ -20,6 +20,7 @@ from tasks.shards import Shard, table_path
 
 DECLARED = {
     "generator": "s.generator",
+    "source": "s.name",
     "first-folder": "CASE WHEN contains(o.path_in_source, '/') THEN split_part(o.path_in_source, '/', 1) END",
 }
 """SQL for the declared value, by `label.origin`, over observations o and sources s."""
@@ -83,7 +84,7 @@ def labels(place: Workplace) -> Receipt:
         else:
             database.execute(
                 f"CREATE TABLE d AS SELECT DISTINCT o.sha256 AS sample_id, {DECLARED[rule.origin]} AS declared "
-                "FROM observations o JOIN sources s USING (source_id) WHERE o.sha256 IS NOT NULL"
+                "FROM observations o JOIN sources s USING (source_id) WHERE o.sha256 IS NOT NULL AND s.status = 'ok'"
             )
             database.execute(
                 "CREATE TABLE evidence AS SELECT sha256 AS sample_id, compiler_evidence AS observed "

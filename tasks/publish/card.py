@@ -19,6 +19,19 @@ NOTES = {
 }
 
 
+_KINDS = {
+    "all": "all that the recipe's `dedup.by` names",
+    "sha256": "equal bytes",
+    "features": "equal features",
+    "tlsh": "near bytes (TLSH distance)",
+    "imports": "near imports (Jaccard index, by MinHash)",
+    "strings": "near strings (Jaccard index, by MinHash)",
+    "project": "project",
+    "build_id": "build id",
+    "archive": "source archive",
+}
+
+
 def card(recipe: Recipe, summary: dict[str, Any], rows: dict[str, int]) -> str:
     """Text of the card, in Markdown. It holds no time, so that equal data gives an equal card."""
     title = recipe.publishing.title or recipe.name
@@ -44,6 +57,7 @@ def card(recipe: Recipe, summary: dict[str, Any], rows: dict[str, int]) -> str:
         for split, labels in after.items()
         for label, count in labels.items()
     ]
+    parts += _duplicates(summary["duplicates"])
     parts += ["", "## What was left out, and why", ""]
     if summary["failures"]:
         parts += ["| stage | reason | inputs |", "|---|---|---:|"]
@@ -55,6 +69,9 @@ def card(recipe: Recipe, summary: dict[str, Any], rows: dict[str, int]) -> str:
         parts += ["", "## Licences of the sources", "", "| licence (SPDX) | sources |", "|---|---:|"]
         parts += [f"| {_cell(licence)} | {count:,} |" for licence, count in summary["licences"].items()]
         parts += ["", "`sources.licence` names each; the files stay under their own licences."]
+    if summary["excluded"]:
+        parts += ["", "The recipe's `licences` keep these out:", "", "| reason | sources | files |", "|---|---:|---:|"]
+        parts += [f"| {_cell(e['reason'])} | {e['sources']:,} | {e['files']:,} |" for e in summary["excluded"]]
     if summary["top_features"]:
         parts += ["", "## Top features", "", "| rank | feature | MI (bits) | q |", "|---:|---|---:|---:|"]
         parts += [
@@ -89,6 +106,39 @@ def card(recipe: Recipe, summary: dict[str, Any], rows: dict[str, int]) -> str:
         "",
     ]
     return "\n".join(parts)
+
+
+def _duplicates(found: dict[str, Any]) -> list[str]:
+    parts = [
+        "",
+        "## Duplicates and leakage",
+        "",
+        "| kind | clusters | samples in them | largest |",
+        "|---|---:|---:|---:|",
+    ]
+    parts += [
+        f"| {_KINDS.get(kind, kind)} | {c['clusters']:,} | {c['samples']:,} | {c['largest']:,} |"
+        for kind, c in found["clusters"].items()
+    ]
+    parts += [
+        "",
+        f"Of {found['samples']:,} samples; nothing was taken out. `splits` names each sample's cluster of each kind.",
+        f"The largest group that stays in one split has {found['largest_group']:,} samples.",
+        "",
+        "Rows of a later split that share something with an earlier one (and pairs of such rows), labelled rows only:",
+        "",
+        "| shared | limit | validation with train | test with train | test with validation | kept in one split |",
+        "|---|---:|---:|---:|---:|---|",
+    ]
+    lines: dict[tuple[str, float | None], list[dict[str, Any]]] = {}
+    for line in found["leakage"]:
+        lines.setdefault((line["kind"], line["limit"]), []).append(line)
+    for (kind, limit), columns in lines.items():
+        cells = [f"{c['rows']:,}" + (f" ({c['pairs']:,})" if c["pairs"] else "") for c in columns]
+        edge = "" if limit is None else f"{limit:g}"
+        whole = "yes" if columns[0]["kept_whole"] else "no"
+        parts.append(f"| {_KINDS.get(kind, kind)} | {edge} | {' | '.join(cells)} | {whole} |")
+    return [*parts, "", "`splits.leaks` names what each such row shares, at the recipe's limits."]
 
 
 def _cell(text: str) -> str:

@@ -12,7 +12,8 @@ from tasks.shards import Shard, read_shard
 LN2 = math.log(2)
 
 _FAILURES = {
-    "sources": "SELECT 'fetch' AS stage, reason, coalesce(filename, name) AS example FROM sources WHERE status <> 'ok'",
+    "sources": "SELECT 'fetch' AS stage, reason, coalesce(filename, name) AS example "
+    "FROM sources WHERE status = 'failed'",
     "observations": "SELECT 'ingest', reason, path_in_source FROM observations WHERE status <> 'ok'",
     "binaries": "SELECT 'extract', parse_status || ': ' || coalesce(parse_error, '?'), coalesce(place, sha256) "
     "FROM binaries LEFT JOIN places USING (sha256) WHERE parse_status NOT IN ('ok', 'partial')",
@@ -55,8 +56,9 @@ def failures(build: Build) -> tuple[list[dict[str, Any]], int]:
             total = _count(
                 database,
                 "SELECT (SELECT count(*) FROM observations WHERE sha256 IS NULL) + "
-                "(SELECT count(DISTINCT sha256) FROM observations) + "
-                "(SELECT count(*) FROM sources WHERE status <> 'ok')",
+                "(SELECT count(DISTINCT sha256) FROM observations SEMI JOIN "
+                "(FROM sources WHERE status = 'ok') USING (source_id)) + "
+                "(SELECT count(*) FROM sources WHERE status = 'failed')",
             )
     found = [{"stage": stage, "reason": why.strip(), "count": n, "example": example} for stage, why, n, example in rows]
     return found, total
@@ -76,7 +78,9 @@ def summarise(build: Build) -> dict[str, Any]:
         "failures": failed,
         "files": _files(build),
         "licences": _licences(build),
+        "excluded": _excluded(build),
         "balance": _balance(build),
+        "duplicates": _duplicates(build),
         "top_features": _top_features(build.root, build.shards("screen.scores", "screening")),
         "recall": _recall(build),
     }
@@ -98,6 +102,27 @@ def _files(build: Build) -> list[dict[str, Any]]:
         ).fetchall()
     names = ("format", "machine", "files", "bytes", "ok", "partial")
     return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def _excluded(build: Build) -> list[dict[str, Any]]:
+    """What the recipe's `licences` keep out: sources and distinct files by reason, the commonest first.
+
+    A file that an allowed source has as well is not out.
+    """
+    sources, observations = build.shards("ingest.assign", "sources"), build.shards("ingest.scan", "observations")
+    if not sources or not observations:
+        return []
+    with connection(build.root) as database:
+        view(database, "sources", build.root, sources)
+        view(database, "observations", build.root, observations)
+        rows = database.execute(
+            "WITH kept AS (SELECT DISTINCT sha256 FROM observations JOIN sources s USING (source_id) "
+            "WHERE s.status = 'ok' AND sha256 IS NOT NULL) "
+            "SELECT s.reason, count(DISTINCT s.source_id), count(DISTINCT o.sha256) FILTER "
+            "(o.sha256 NOT IN (SELECT sha256 FROM kept)) AS files FROM sources s LEFT JOIN observations o "
+            "USING (source_id) WHERE s.status = 'excluded' GROUP BY ALL ORDER BY files DESC, 1"
+        ).fetchall()
+    return [dict(zip(("reason", "sources", "files"), row, strict=True)) for row in rows]
 
 
 def _licences(build: Build) -> dict[str, int]:
@@ -125,6 +150,12 @@ def _balance(build: Build) -> dict[str, dict[str, dict[str, int]]]:
         label = receipt.facts["label"]
         after["train"][label] = after["train"].get(label, 0) + receipt.facts["rows"]
     return {"before": {name: dict(sorted(labels.items())) for name, labels in before.items()}, "after": after}
+
+
+def _duplicates(build: Build) -> dict[str, Any]:
+    """Clusters of duplicates by kind, and what the splits still share."""
+    facts = build.receipts["split.splits"][0].facts
+    return {name: facts[name] for name in ("samples", "clusters", "largest_group", "leakage")}
 
 
 def _top_features(root: Path, shards: list[Shard], count: int = 15) -> list[dict[str, Any]]:
