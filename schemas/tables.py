@@ -24,7 +24,8 @@ SOURCES: Any = pa.schema(
         pa.field("reason", pa.string()),
     ]
 )
-"""One place data came from. `status` is ok, or failed with a reason; `licence` is an SPDX expression."""
+"""One place data came from. `status` is ok, or failed or excluded (by its licence) with a reason; `licence` is an SPDX
+expression."""
 
 OBSERVATIONS: Any = pa.schema(
     [
@@ -54,17 +55,37 @@ BINARIES: Any = pa.schema(
         pa.field("compiler_banner", pa.string()),
         pa.field("compiler_evidence", pa.string()),
         pa.field("linker_version", pa.string()),
+        pa.field("build_time", pa.int64()),
+        pa.field("minimum_os", pa.string()),
+        pa.field("slices", pa.int32()),
+        pa.field("import_hash", pa.string()),
+        pa.field("rich_hash", pa.string()),
+        pa.field("no_execute", pa.bool_()),
+        pa.field("position_independent", pa.bool_()),
+        pa.field("relro", pa.string()),
+        pa.field("stack_canary", pa.bool_()),
+        pa.field("control_flow", pa.bool_()),
+        pa.field("signed", pa.bool_()),
         pa.field("sections", pa.int32()),
         pa.field("imported_symbols", pa.int32()),
         pa.field("exported_symbols", pa.int32()),
         pa.field("entropy", pa.float64()),
+        pa.field("tlsh", pa.string()),
         pa.field("parse_status", pa.string(), nullable=False),
         pa.field("parse_error", pa.string()),
         pa.field("parser", pa.string(), nullable=False),
         pa.field("parser_version", pa.string(), nullable=False),
     ]
 )
-"""One distinct file. `format` is pe, elf or null; `compiler_evidence` names languages seen in the bytes."""
+"""One distinct file.
+
+`format` is pe, elf, macho or null. `compiler_evidence` names languages seen in the bytes. `build_id` is ELF's, the
+GUID of a PE file's debug information, or a Mach-O file's UUID. `build_time` is what the linker wrote (seconds since
+1970; a hash in reproducible builds). `slices` counts the executables in a fat Mach-O file: size, entropy and digests
+are the file's, all else is of one slice: x86-64, else ARM64, else the first. `import_hash` is pefile's imphash,
+`rich_hash` its hash of the Rich header. Hardening is null where it was not read; `relro` is none, partial or full,
+and null for PE and object files.
+"""
 
 LABELS: Any = pa.schema(
     [
@@ -85,10 +106,20 @@ SPLIT: Any = pa.schema(
         pa.field("split", pa.string()),
         pa.field("group_id", pa.string(), nullable=False),
         pa.field("cluster_id", pa.string(), nullable=False),
+        pa.field("features_cluster", pa.string(), nullable=False),
+        pa.field("tlsh_cluster", pa.string()),
+        pa.field("imports_cluster", pa.string()),
+        pa.field("strings_cluster", pa.string()),
         pa.field("project", pa.string(), nullable=False),
+        pa.field("leaks", pa.list_(pa.string()), nullable=False),
     ]
 )
-"""One sample's place. `split` is null for a sample without a label or without features."""
+"""One sample's place. `split` is null for a sample without a label or without features.
+
+A cluster's id is the smallest id of its samples; `cluster_id` joins the kinds that `dedup.by` names. A cluster of
+one kind is null where there is nothing to compare. `leaks` names what a sample of validation or test shares with a
+split before it (train, validation, test): kinds of duplicate, `project`, `build_id`, `archive`.
+"""
 
 SCREENING: Any = pa.schema(
     [

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from schemas.recipe import Package, PypiSource
-from tasks.archives import Limits, members
+from tasks.archives import NESTED, Limits, members
 from tasks.ingest.index import IndexUnreachableError
 from tasks.ingest.origin import obtain, resolve
 
@@ -48,8 +48,20 @@ WINDOWS_WHEELS: Wheels = {
     },
 }
 
+ELF_SOURCES: Wheels = {
+    # Its tests' files: ELF of many machines and compilers.
+    ("pyelftools", "0.33"): {
+        "pyelftools-0.33.tar.gz": "660d82dcbeb8e83d1702bd97f223f761625da06111c0cc988eac6b8ab0c1b61f",
+    },
+}
+
 MACOS_WHEELS: Wheels = {
-    # clang and Rust; x86-64, ARM64 and both in one file.
+    # clang and Rust; x86-64, ARM64 and both in one file. LightGBM's is linked with chained fixups.
+    ("lightgbm", "4.7.0"): {
+        "lightgbm-4.7.0-py3-none-macosx_12_0_arm64.whl": (
+            "129535462686f274df179133643118c5c5c5667167fe6c3a28d955f0b3c8e868"
+        ),
+    },
     ("markupsafe", "3.0.4"): {
         "markupsafe-3.0.4-cp311-cp311-macosx_10_9_x86_64.whl": (
             "9e25feb9e330b63edb0278a0acdf85e50d0cb0fbf49c3084abbe4e24ae195346"
@@ -98,7 +110,7 @@ def fetched(wheels: Wheels, folder: Path, suffixes: tuple[str, ...]) -> list[Pat
             wheel, _ = obtain(origin, folder / "cache")
         except IndexUnreachableError:
             return []
-        for member in members(wheel, Limits(), lambda path: path.lower().endswith(suffixes)):
+        for member in members(wheel, Limits(), lambda path: NESTED not in path and path.lower().endswith(suffixes)):
             assert member.data is not None, f"{wheel}: {member.path}: {member.reason}"
             path = folder / origin.source_id[:8] / member.path.replace("/", "-")
             path.parent.mkdir(exist_ok=True)

@@ -6,10 +6,20 @@ from numpy.typing import NDArray
 from tasks.extract.bytestats import ByteStatistics, Vector, byte_groups, entropy
 from tasks.extract.hashing import hashed
 from tasks.extract.headers import KINDS, MACHINES, Headers
-from tasks.extract.layout import BINMILL, EXPORT_SLOTS, LIBRARY_SLOTS, SECTION_SLOTS, SYMBOL_SLOTS
+from tasks.extract.layout import (
+    BINMILL,
+    EXPORT_SLOTS,
+    LIBRARY_SLOTS,
+    NOTE_SLOTS,
+    RELOCATION_SLOTS,
+    SECTION_SLOTS,
+    SYMBOL_SLOTS,
+)
+from tasks.extract.strings import string_classes
 
-_SIGNED = ".comment"
-"""The section in which compilers sign their name: labels are held against it, so no feature may see it."""
+_SIGNED = {".comment", ".rustc", ".go.buildinfo", "__data,__go_buildinfo", ".note.go.buildid"}
+"""Sections (lower-cased) in which compilers sign their name: labels are held against it, so no feature sees them."""
+_SIGNED_NOTES = ("Go:",)
 
 
 def binmill_vectors(headers: Headers, statistics: ByteStatistics, data: NDArray[np.uint8]) -> dict[str, Vector]:
@@ -29,15 +39,18 @@ def binmill_vectors(headers: Headers, statistics: ByteStatistics, data: NDArray[
     vectors["general"][2] = 1
     vectors["header"] = _header(headers, len(data))
     vectors["sections"] = _sections(headers, data)
-    libraries = [library.encode() for library in headers.libraries]
-    symbols = [symbol.encode() for symbol in headers.imports]
-    exports = [symbol.encode() for symbol in headers.exports]
-    vectors["imports"] = _joined(
-        [len(libraries), len(symbols)],
-        hashed(libraries, None, LIBRARY_SLOTS, alternate_sign=False),
-        hashed(symbols, None, SYMBOL_SLOTS, alternate_sign=False),
-    )
+    vectors["imports"] = _imports(headers)
+    exports = [_plain(headers, symbol).encode() for symbol in headers.exports]
     vectors["exports"] = _joined([len(exports)], hashed(exports, None, EXPORT_SLOTS))
+    found = headers.symbols
+    vectors["symbols"] = _joined(
+        [headers.has_symbol_table, found.count, found.functions, found.objects, found.external, found.undefined]
+    )
+    vectors["relocations"] = _relocations(headers)
+    notes = [note.encode() for note in headers.notes if not note.startswith(_SIGNED_NOTES)]
+    vectors["notes"] = _joined([len(notes), headers.build_id is not None], hashed(notes, None, NOTE_SLOTS))
+    vectors["hardening"] = _hardening(headers)
+    vectors["string_classes"] = string_classes(data)
     return vectors
 
 
@@ -49,14 +62,13 @@ def _header(headers: Headers, size: int) -> Vector:
     entry = headers.entry_offset
     return np.array(
         [
-            headers.format == "pe", headers.format == "elf",
+            headers.format == "pe", headers.format == "elf", headers.format == "macho",
             *(headers.machine == machine for machine in MACHINES),
             headers.bits == 64, headers.endianness == "little",
             *(headers.kind == kind for kind in KINDS),
-            entry is not None, 0 if entry is None else entry / size, headers.segments,
-            headers.overlay > 0, headers.overlay / size,
-            headers.has_symbol_table, headers.has_debug_info, headers.has_relocations,
-            headers.position_independent, headers.no_execute,
+            entry is not None, 0 if entry is None else entry / size, headers.loader_entries,
+            headers.overlay > 0, headers.overlay / size, headers.has_debug_info,
+            headers.has_thread_local, headers.constructors, headers.resources / size,
         ],
         dtype=np.float32,
     )  # fmt: skip
@@ -64,7 +76,7 @@ def _header(headers: Headers, size: int) -> Vector:
 
 def _sections(headers: Headers, data: NDArray[np.uint8]) -> Vector:
     # ELF's table begins with a null entry; it is no section.
-    sections = [s for s in headers.sections if (s.name or s.size or s.virtual_size) and s.name != _SIGNED]
+    sections = [s for s in headers.sections if (s.name or s.size or s.virtual_size) and s.name.lower() not in _SIGNED]
     entropies = [entropy(data[s.offset : s.offset + s.size]) for s in sections]
     shares = [s.size / len(data) for s in sections]
     ratios = [s.size / max(s.virtual_size, 1) if s.virtual_size else 0.0 for s in sections]
@@ -80,10 +92,57 @@ def _sections(headers: Headers, data: NDArray[np.uint8]) -> Vector:
             sum(s.executable for s in sections),
             sum(s.writable and s.executable for s in sections),
             *statistics,
+            len(headers.segments),
+            sum(s.writable for s in headers.segments),
+            sum(s.executable for s in headers.segments),
+            sum(s.writable and s.executable for s in headers.segments),
         ],
         hashed(names, [s.size for s in sections], SECTION_SLOTS),
         hashed(names, entropies, SECTION_SLOTS),
     )
+
+
+def _imports(headers: Headers) -> Vector:
+    """Libraries by file name, symbols by plain name: so the same function is the same slot in every format."""
+    libraries = [library.lower().rpartition("/")[2].encode() for library in headers.libraries]
+    ordinals = [symbol for symbol in headers.imports if headers.format == "pe" and ":ordinal" in symbol]
+    symbols = [_plain(headers, symbol).encode() for symbol in headers.imports]
+    return _joined(
+        [len(libraries), len(symbols), len(ordinals), headers.delayed],
+        hashed(libraries, None, LIBRARY_SLOTS, alternate_sign=False),
+        hashed(symbols, None, SYMBOL_SLOTS, alternate_sign=False),
+    )
+
+
+def _plain(headers: Headers, symbol: str) -> str:
+    """A symbol's name in C: without PE's library (but for an ordinal), without Mach-O's underscore."""
+    if headers.format == "macho":
+        return symbol.removeprefix("_")
+    _, separator, name = symbol.partition(":")
+    return name if headers.format == "pe" and separator and not name.startswith("ordinal") else symbol
+
+
+def _relocations(headers: Headers) -> Vector:
+    found = headers.relocations
+    count = max(found.count, 1)
+    classes = (found.relative, found.symbolic, found.lazy, found.thread_local, found.other)
+    types = [name.encode() for name, _ in found.types]
+    return _joined(
+        [found.count, *(number / count for number in classes)],
+        hashed(types, [number / count for _, number in found.types], RELOCATION_SLOTS),
+    )
+
+
+def _hardening(headers: Headers) -> Vector:
+    found = headers.hardening
+    return _joined(
+        [
+            found.no_execute, found.position_independent, found.high_entropy,
+            found.relro == "partial", found.relro == "full", found.stack_canary, found.fortified,
+            found.control_flow, found.return_address, found.safe_handlers, found.signed, found.encrypted,
+            found.run_path,
+        ]
+    )  # fmt: skip
 
 
 def _mean(values: list[float]) -> float:

@@ -2,7 +2,11 @@
 
 from tasks.extract.headers import KINDS, MACHINES
 
-SECTION_SLOTS, LIBRARY_SLOTS, SYMBOL_SLOTS, EXPORT_SLOTS = 50, 128, 512, 128
+SECTION_SLOTS, LIBRARY_SLOTS, SYMBOL_SLOTS, EXPORT_SLOTS, RELOCATION_SLOTS, NOTE_SLOTS = 50, 128, 512, 128, 32, 32
+STRING_CLASSES = (
+    "url", "ipv4", "ipv6", "email", "registry_key", "windows_path", "posix_path", "source_path", "guid", "base64",
+    "wide",
+)  # fmt: skip
 
 SECTION_STATISTICS = tuple(
     f"{what}.{how}" for what in ("entropy", "size_share", "size_ratio") for how in ("min", "mean", "max")
@@ -30,31 +34,45 @@ BINMILL: Groups = {
     ),
     "header": _named(
         "header",
-        "format.pe", "format.elf",
+        "format.pe", "format.elf", "format.macho",
         *(f"machine.{machine}" for machine in MACHINES),
         "bits64", "little_endian",
         *(f"kind.{kind}" for kind in KINDS),
-        "entry.present", "entry.position", "segments", "overlay.present", "overlay.share",
-        "symbol_table", "debug_info", "relocations", "position_independent", "no_execute",
+        "entry.present", "entry.position", "loader_entries", "overlay.present", "overlay.share", "debug_info",
+        "thread_local", "constructors", "resources.share",
     ),
     "sections": (
         *_named(
             "sections",
             "count", "empty", "unnamed", "readable", "writable", "executable", "writable_executable",
             *SECTION_STATISTICS,
+            "segments", "segments.writable", "segments.executable", "segments.writable_executable",
         ),
         *_slots("sections.size_hash", SECTION_SLOTS),
         *_slots("sections.entropy_hash", SECTION_SLOTS),
     ),
     "imports": (
-        *_named("imports", "libraries", "symbols"),
+        *_named("imports", "libraries", "symbols", "by_ordinal", "delayed"),
         *_slots("imports.library_hash", LIBRARY_SLOTS),
         *_slots("imports.symbol_hash", SYMBOL_SLOTS),
     ),
     "exports": ("exports.count", *_slots("exports.hash", EXPORT_SLOTS)),
+    "symbols": _named("symbols", "table", "count", "functions", "objects", "external", "undefined"),
+    "relocations": (
+        *_named("relocations", "count", "relative", "symbolic", "lazy", "thread_local", "other"),
+        *_slots("relocations.type_hash", RELOCATION_SLOTS),
+    ),
+    "notes": (*_named("notes", "count", "build_id"), *_slots("notes.hash", NOTE_SLOTS)),
+    "hardening": _named(
+        "hardening",
+        "no_execute", "position_independent", "high_entropy", "relro_partial", "relro_full", "stack_canary",
+        "fortified", "control_flow", "return_address", "safe_handlers", "signed", "encrypted", "run_path",
+    ),
+    "string_classes": _named("string_classes", *STRING_CLASSES),
 }  # fmt: skip
-"""`binmill@1`. Byte-level groups are those of EMBER2024; the others are laid out alike for every format. Nothing here
-holds what labels are made of: no compiler banner, no linker version, no timestamp."""
+"""`binmill@1`. Byte-level groups are those of EMBER2024; the others are laid out alike for every format, and what they
+mean is said in `headers` and `strings`. Nothing here holds what labels are made of: no compiler banner, no linker
+version, no timestamp. Classes of relocations are shares of `relocations.count`, and so are the types' slots."""
 
 COFF_NUMBERS = (
     "TimeDateStamp", "NumberOfSections", "NumberOfSymbols", "SizeOfOptionalHeader", "PointerToSymbolTable",

@@ -31,7 +31,7 @@ def build(build: Build) -> None:
     features = build.shards("extract.features", "features") + build.shards("extract.rows", "features")
     if not sum(shard.rows for shard in features):
         raise SourceError(
-            "sources: no file could be parsed as a PE or ELF file",
+            "sources: no file could be parsed as a PE, ELF or Mach-O file",
             "check the sources' paths and their members.include patterns",
         )
     names = ("sources", "observations", "binaries", "declared")

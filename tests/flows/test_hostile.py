@@ -47,7 +47,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
 
 EXPECTED = {
     "other/empty.so": "empty file",
-    "other/text.dll": "not a PE or ELF file: begins with",
+    "other/text.dll": "not a PE, ELF or Mach-O file: begins with",
     "other/truncated.so": "truncated",
     "other/bomb.zip!zeros.bin": "decompression bomb",
     "other/escape.zip!../../escaped.so": "unsafe path",

@@ -7,7 +7,8 @@ from tasks.extract.parse import extract
 
 DIMENSIONS = {
     "general": 7, "histogram": 256, "byteentropy": 256, "strings": 100,
-    "header": 29, "sections": 116, "imports": 642, "exports": 129,
+    "header": 29, "sections": 120, "imports": 644, "exports": 129, "symbols": 6, "relocations": 38, "notes": 34,
+    "hardening": 13, "string_classes": 11,
 }  # fmt: skip
 
 

@@ -16,7 +16,9 @@ import tasks.extract.parse
 from schemas.tables import BINARIES
 from tasks.extract.layout import BINMILL as GROUPS
 from tasks.extract.parse import Extracted, extract, unparsed
+from tasks.extract.similarity import SIGNATURES
 
+MACHO = tuple(map(bytes.fromhex, ("cefaedfe", "cffaedfe", "feedface", "feedfacf", "cafebabe", "cafebabf")))
 BYTE_GROUPS = ("general", "histogram", "byteentropy", "strings")
 
 
@@ -24,7 +26,7 @@ def check(found: Extracted, size: int) -> dict[str, Any]:
     """What holds of every file's row and vectors."""
     row = found.row
     assert row["size"] == size
-    assert set(row) <= set(BINARIES.names)
+    assert set(row) <= {*BINARIES.names, *SIGNATURES}
     assert pa.Table.from_pylist([row], BINARIES).num_rows == 1
     assert (row["parse_error"] is None) == (row["parse_status"] == "ok")
     assert list(found.vectors) == list(GROUPS)
@@ -47,12 +49,13 @@ def value(found: Extracted, name: str) -> float:
 def test_what_is_neither_says_how_it_begins() -> None:
     row = check(extract(b"This is not a program"), 21)
     assert row["parse_status"] == "error"
-    assert row["parse_error"] == "not a PE or ELF file: begins with b'This is not a pr'"
+    assert row["parse_error"] == "not a PE, ELF or Mach-O file: begins with b'This is not a pr'"
     assert check(extract(b""), 0)["parse_error"] == "empty file"
 
 
 @given(
-    st.binary(max_size=3000), st.sampled_from([b"", b"MZ", b"\x7fELF", b"\x7fELF\x02\x01\x01", b"\x7fELF\x01\x02\x01"])
+    st.binary(max_size=3000),
+    st.sampled_from([b"", b"MZ", b"\x7fELF", b"\x7fELF\x02\x01\x01", b"\x7fELF\x01\x02\x01", *MACHO]),
 )
 def test_any_bytes_are_a_row(data: bytes, begin: bytes) -> None:
     row = check(extract(begin + data), len(begin + data))
@@ -171,7 +174,7 @@ def test_no_group_sees_the_banner(compiled_files: dict[str, Path]) -> None:
     assert a.row["compiler_banner"] != b.row["compiler_banner"] == "rustc version 1.9"
     assert b.row["compiler_evidence"] == "rust"
     assert b.row["parse_status"] == "ok"
-    for group in ("header", "sections", "imports", "exports"):
+    for group in set(GROUPS) - set(BYTE_GROUPS):
         np.testing.assert_array_equal(a.vectors[group], b.vectors[group], err_msg=group)
 
 

@@ -22,35 +22,100 @@ def read(data: bytes) -> Headers:
     return headers
 
 
+def check(path: Path) -> Headers:
+    """Compare with pefile; each comparison is of a whole table."""
+    data = path.read_bytes()
+    ours = read(data)
+    theirs: Any = pefile.PE(data=data)
+    optional = theirs.OPTIONAL_HEADER
+    assert ours.problem is None
+    assert [(s.offset, s.size, s.virtual_size) for s in ours.sections] == [
+        (s.PointerToRawData, s.SizeOfRawData, s.Misc_VirtualSize) for s in theirs.sections
+    ]
+    short = [s.Name.rstrip(b"\0").decode() for s in theirs.sections]
+    assert all(s.name == name or name.startswith("/") for s, name in zip(ours.sections, short, strict=True))
+    assert [(s.readable, s.writable, s.executable) for s in ours.sections] == [
+        (s.IMAGE_SCN_MEM_READ, s.IMAGE_SCN_MEM_WRITE, s.IMAGE_SCN_MEM_EXECUTE) for s in theirs.sections
+    ]
+    now, late = (getattr(theirs, f"DIRECTORY_ENTRY_{name}", ()) for name in ("IMPORT", "DELAY_IMPORT"))
+    assert list(ours.imports) == [
+        f"{library.dll.decode().lower()}:{i.name.decode() if i.name else f'ordinal{i.ordinal}'}"
+        for library in (*now, *late)
+        for i in library.imports
+    ]
+    assert ours.libraries == tuple(dict.fromkeys(library.dll.decode().lower() for library in (*now, *late)))
+    assert ours.delayed == sum(len(library.imports) for library in late)
+    exported = theirs.DIRECTORY_ENTRY_EXPORT.symbols if hasattr(theirs, "DIRECTORY_ENTRY_EXPORT") else ()
+    assert sorted(ours.exports) == sorted(s.name.decode() if s.name else f"ordinal{s.ordinal}" for s in exported)
+    entry = optional.AddressOfEntryPoint
+    assert ours.entry_offset == (theirs.get_offset_from_rva(entry) if entry else None)
+    assert ours.linker_version == f"{optional.MajorLinkerVersion}.{optional.MinorLinkerVersion}"
+    assert ours.minimum_os == f"{optional.MajorOperatingSystemVersion}.{optional.MinorOperatingSystemVersion}"
+    assert ours.timestamp == theirs.FILE_HEADER.TimeDateStamp
+    assert ours.bits == (64 if optional.Magic == 0x20B else 32)
+    assert ours.loader_entries == sum(bool(d.VirtualAddress and d.Size) for d in optional.DATA_DIRECTORY)
+    start = theirs.get_overlay_data_start_offset()
+    certificates = optional.DATA_DIRECTORY[4]
+    owned = max(len(data) if start is None else start, certificates.VirtualAddress + certificates.Size)
+    coff = theirs.FILE_HEADER
+    if coff.NumberOfSymbols:  # to pefile, they are overlay
+        strings = coff.PointerToSymbolTable + 18 * coff.NumberOfSymbols
+        owned = max(owned, strings + int.from_bytes(data[strings : strings + 4], "little"))
+    assert ours.overlay == len(data) - owned
+    assert ours.kind == ("shared" if theirs.is_dll() else "executable")
+    assert (ours.import_hash or "") == theirs.get_imphash()
+    assert (ours.rich_hash or "") == theirs.get_rich_header_hash()
+    assert [int(note.removeprefix("debug:")) for note in ours.notes] == [
+        d.struct.Type for d in getattr(theirs, "DIRECTORY_ENTRY_DEBUG", ())
+    ]
+    assert ours.resources == optional.DATA_DIRECTORY[2].Size
+    relocations = [
+        entry.type
+        for block in getattr(theirs, "DIRECTORY_ENTRY_BASERELOC", ())
+        for entry in block.entries
+        if entry.type
+    ]
+    assert ours.relocations.relative == sum(kind in {3, 10} for kind in relocations)
+    assert ours.relocations.count == len(relocations)
+    check_hardening(ours, theirs)
+    theirs.close()
+    return ours
+
+
+def check_hardening(ours: Headers, theirs: Any) -> None:
+    found, optional = ours.hardening, theirs.OPTIONAL_HEADER
+    assert found.no_execute == optional.IMAGE_DLLCHARACTERISTICS_NX_COMPAT
+    assert found.position_independent == optional.IMAGE_DLLCHARACTERISTICS_DYNAMIC_BASE
+    assert found.high_entropy == optional.IMAGE_DLLCHARACTERISTICS_HIGH_ENTROPY_VA
+    assert found.control_flow == optional.IMAGE_DLLCHARACTERISTICS_GUARD_CF
+    assert found.signed == bool(optional.DATA_DIRECTORY[4].Size)
+    configuration = getattr(theirs, "DIRECTORY_ENTRY_LOAD_CONFIG", None)
+    handlers = getattr(configuration.struct, "SEHandlerTable", 0) if configuration else 0
+    assert found.safe_handlers == bool(optional.IMAGE_DLLCHARACTERISTICS_NO_SEH or handlers)
+    cookie = bool(configuration and configuration.struct.SecurityCookie)
+    assert found.stack_canary or not cookie  # mingw has a canary without a cookie
+    late = [d for d in getattr(theirs, "DIRECTORY_ENTRY_DEBUG", ()) if d.struct.Type == 20]
+    shadow = [theirs.__data__[d.struct.PointerToRawData] & 1 for d in late]
+    assert found.return_address == any(shadow)
+
+
 def test_launchers_as_pefile_sees_them(windows_programs: list[Path]) -> None:
-    for path in windows_programs:
-        data = path.read_bytes()
-        ours = read(data)
-        theirs: Any = pefile.PE(data=data)
-        optional = theirs.OPTIONAL_HEADER
-        assert ours.problem is None
-        assert [(s.name, s.offset, s.size, s.virtual_size) for s in ours.sections] == [
-            (s.Name.rstrip(b"\0").decode(), s.PointerToRawData, s.SizeOfRawData, s.Misc_VirtualSize)
-            for s in theirs.sections
-        ]
-        assert [(s.readable, s.writable, s.executable) for s in ours.sections] == [
-            (s.IMAGE_SCN_MEM_READ, s.IMAGE_SCN_MEM_WRITE, s.IMAGE_SCN_MEM_EXECUTE) for s in theirs.sections
-        ]
-        assert list(ours.imports) == [
-            f"{library.dll.decode().lower()}:{i.name.decode() if i.name else f'ordinal{i.ordinal}'}"
-            for library in theirs.DIRECTORY_ENTRY_IMPORT
-            for i in library.imports
-        ]
-        assert ours.entry_offset == theirs.get_offset_from_rva(optional.AddressOfEntryPoint)
-        assert ours.linker_version == f"{optional.MajorLinkerVersion}.{optional.MinorLinkerVersion}"
-        assert ours.bits == (64 if optional.Magic == 0x20B else 32)
-        assert ours.segments == sum(bool(d.VirtualAddress and d.Size) for d in optional.DATA_DIRECTORY)
-        start = theirs.get_overlay_data_start_offset()
-        assert ours.overlay == (0 if start is None else len(data) - start)
-        assert ours.kind == "executable"
-        assert ours.has_relocations == hasattr(theirs, "DIRECTORY_ENTRY_BASERELOC")
-        theirs.close()
-    assert {p.name: read(p.read_bytes()).machine for p in windows_programs if p.name in MACHINES} == MACHINES
+    found = {path.name: check(path) for path in windows_programs}
+    assert all(ours.kind == "executable" for ours in found.values())
+    assert {name: ours.machine for name, ours in found.items() if name in MACHINES} == MACHINES
+
+
+@pytest.mark.network
+def test_modules_as_pefile_sees_them(windows_files: list[Path], windows_programs: list[Path]) -> None:
+    if len(windows_files) == len(windows_programs):
+        pytest.skip("no package index in reach: no wheels for Windows")
+    images = [p for p in windows_files if p.read_bytes()[:2] == b"MZ" and p.stat().st_size < 3_000_000]
+    assert len(images) > 80
+    found = [check(path) for path in images]
+    for name in ("signed", "control_flow", "return_address", "safe_handlers", "stack_canary"):
+        assert {getattr(ours.hardening, name) for ours in found} == {False, True}, name
+    assert any(ours.rich_hash for ours in found)
+    assert any(ours.delayed for ours in found)
 
 
 def test_launchers_as_objdump_sees_them(windows_programs: list[Path], programs: None) -> None:
