@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # pip's own version travels with the interpreter; what it installs is pinned by hash.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 
-.PHONY: demo test check bench format constraints clean
+.PHONY: demo test check bench fuzz format constraints clean
 
 demo: $(VENV)/run
 	$(BIN)/binmill demo
@@ -20,6 +20,11 @@ check: $(VENV)/test
 
 bench: $(VENV)/test
 	$(BIN)/python -m tests.benchmarks
+
+# Damaged PE, ELF and Mach-O files through the isolated parser.
+COUNT ?= 10000
+fuzz: $(VENV)/test
+	$(BIN)/python -m tests.tasks.extract.fuzz $(COUNT)
 
 format: $(VENV)/test
 	$(BIN)/ruff check --fix .

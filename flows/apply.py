@@ -138,7 +138,7 @@ def apply(dataset: Dataset, paths: Sequence[Path], *, features: bool = False) ->
         for path in paths:
             yield from _table_rows(path, fitted)
         return
-    with IsolatedParser(recipe.features.timeout_s, recipe.features.memory_mib, recipe.features.set) as parser:
+    with IsolatedParser.of(recipe.features) as parser:
         for start in range(0, len(paths), BATCH_FILES):
             yield _file_rows(paths[start : start + BATCH_FILES], parser, recipe.features, fitted, features)
 

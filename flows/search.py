@@ -59,10 +59,10 @@ def _of_file(dataset: Dataset, path: Path, names: list[str]) -> NDArray[np.float
         raise QueryError(f"--like {path}: this dataset is made from a table", "give the id of a row")
     if path.stat().st_size > options.max_file_mib * 2**20:
         raise QueryError(f"--like {path}: larger than features.max_file_mib", "give a smaller file")
-    with IsolatedParser(options.timeout_s, options.memory_mib, options.set) as parser:
+    with IsolatedParser.of(options) as parser:
         extracted = parser.extract(path.read_bytes())
     if extracted.row["parse_status"] not in {"ok", "partial"}:
-        raise QueryError(f"--like {path}: {extracted.row['parse_error']}", "give a PE or ELF file")
+        raise QueryError(f"--like {path}: {extracted.row['parse_error']}", "give a PE, ELF or Mach-O file")
     return selected_values(extracted.vectors, names, options.set)
 
 

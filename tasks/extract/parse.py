@@ -16,8 +16,12 @@ from tasks.extract.ember import ember_vectors
 from tasks.extract.hashing import hashed
 from tasks.extract.headers import Headers
 from tasks.extract.layout import FEATURE_SETS
+from tasks.extract.macho import read_macho
+from tasks.extract.machotables import is_macho
 from tasks.extract.pe import read_pe
 from tasks.extract.pefacts import pe_facts
+from tasks.extract.similarity import as_text, minhash, string_keys, tlsh, token_keys
+from tasks.extract.strings import string_classes
 
 lief.logging.disable()
 
@@ -32,7 +36,7 @@ _GCC = re.compile(rb"GCC: \([^)\0]{1,60}\) [0-9][0-9A-Za-z.+~ ()-]{0,60}")
 
 @dataclass(frozen=True, slots=True)
 class Extracted:
-    """A file's row of `binaries` (without its id) and its vector by group."""
+    """A file's row of `binaries` (without its id, with MinHash signatures as text) and its vector by group."""
 
     row: dict[str, Any]
     vectors: dict[str, Vector]
@@ -44,27 +48,36 @@ def load_kernels() -> None:
     byte_statistics(np.frombuffer(some, dtype=np.uint8))
     entropy(np.frombuffer(some, dtype=np.uint8)[16:64])
     hashed([b"token"], [1.0], 8)
+    string_classes(np.frombuffer(some, dtype=np.uint8))
+    tlsh(np.frombuffer(some, dtype=np.uint8))
+    minhash(string_keys(np.frombuffer(some, dtype=np.uint8)), 0)
+    token_keys(["token"])
 
 
 def extract(data: bytes, feature_set: str = "binmill@1") -> Extracted:
     """Parse a file; a failure is in `parse_status` and `parse_error`, never an exception (but MemoryError)."""
     view = np.frombuffer(data, dtype=np.uint8)
     statistics = byte_statistics(view)
+    headers = _read(data)
+    if feature_set == "ember2024-core@1":
+        return _for_pe(headers, _parser(statistics, data), statistics, data)
+    if isinstance(headers, Headers):
+        return Extracted(
+            _parser(statistics, data) | _columns(headers, data), binmill_vectors(headers, statistics, view)
+        )
+    return _without_headers(statistics, data, "error", headers, feature_set)
+
+
+def _read(data: bytes) -> Headers | str:
+    """Headers, or why there are none; whatever the parser throws, the file stays a row."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # LIEF's, of each value that has no name
-            headers = _headers(data)
-        row = _parser(statistics, data)
-        if feature_set == "ember2024-core@1":
-            return _for_pe(headers, row, statistics, data)
-        if isinstance(headers, Headers):
-            return Extracted(row | _columns(headers, data), binmill_vectors(headers, statistics, view))
-        reason = headers
+            return _headers(data)
     except MemoryError:
         raise
-    except Exception as error:  # whatever the parser throws, the file stays a row
-        reason = f"the parser failed: {type(error).__name__}: {error}"[:_REASON]
-    return _without_headers(statistics, data, "error", reason, feature_set)
+    except Exception as error:
+        return f"the parser failed: {type(error).__name__}: {error}"[:_REASON]
 
 
 def _for_pe(headers: Headers | str, row: dict[str, Any], statistics: ByteStatistics, data: bytes) -> Extracted:
@@ -88,9 +101,15 @@ def _without_headers(statistics: ByteStatistics, data: bytes, status: str, reaso
 
 
 def _parser(statistics: ByteStatistics, data: bytes) -> dict[str, Any]:
+    view = np.frombuffer(data, dtype=np.uint8)
     return {
-        "size": len(data), "entropy": statistics.entropy, "parser": "lief", "parser_version": PARSER_VERSION,
-    }  # fmt: skip
+        "size": len(data),
+        "entropy": statistics.entropy,
+        "tlsh": tlsh(view),
+        "strings_minhash": as_text(minhash(string_keys(view))),
+        "parser": "lief",
+        "parser_version": PARSER_VERSION,
+    }
 
 
 def _headers(data: bytes) -> Headers | str:
@@ -102,10 +121,14 @@ def _headers(data: bytes) -> Headers | str:
     if data.startswith(b"MZ"):
         found = read_pe(data)
         return found if found is not None else "damaged: begins like a PE file, but its header cannot be read"
-    return f"not a PE or ELF file: begins with {data[:16]!r}"
+    if is_macho(data):
+        found = read_macho(data)
+        return found if found is not None else "damaged: begins like a Mach-O file, but its header cannot be read"
+    return f"not a PE, ELF or Mach-O file: begins with {data[:16]!r}"
 
 
 def _columns(headers: Headers, data: bytes) -> dict[str, Any]:
+    hardening = headers.hardening
     return {
         "format": headers.format,
         "machine": headers.machine,
@@ -118,9 +141,21 @@ def _columns(headers: Headers, data: bytes) -> dict[str, Any]:
         "compiler_banner": headers.comment or _banner(data),
         "compiler_evidence": _evidence(headers, data),
         "linker_version": headers.linker_version,
+        "build_time": headers.timestamp,
+        "minimum_os": headers.minimum_os,
+        "slices": headers.slices,
+        "import_hash": headers.import_hash,
+        "rich_hash": headers.rich_hash,
+        "no_execute": hardening.no_execute,
+        "position_independent": hardening.position_independent,
+        "relro": hardening.relro,
+        "stack_canary": hardening.stack_canary,
+        "control_flow": hardening.control_flow,
+        "signed": hardening.signed,
         "sections": len(headers.sections),
         "imported_symbols": len(headers.imports),
         "exported_symbols": len(headers.exports),
+        "imports_minhash": as_text(minhash(token_keys(headers.imports))),
         "parse_status": "ok" if headers.problem is None else "partial",
         "parse_error": headers.problem[:_REASON] if headers.problem is not None else None,
     }

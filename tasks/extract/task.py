@@ -1,7 +1,10 @@
 """The extract stage: bytes to features, in a child process; or rows of a table to features."""
 
 import atexit
+import base64
 import hashlib
+import threading
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -16,6 +19,8 @@ from tasks.archives import Limits, read
 from tasks.build import Build
 from tasks.extract.isolation import IsolatedParser
 from tasks.extract.layout import FEATURE_SETS, Groups, dimensions
+from tasks.extract.parse import Extracted
+from tasks.extract.similarity import PERMUTATIONS, SIGNATURES
 from tasks.items import Item, Receipt, Step, Workplace
 from tasks.shards import read_shard, table_path, work_path
 from tasks.tabular import batches, open_table, table_features
@@ -24,9 +29,12 @@ VECTORS: Any = pa.schema(
     [
         pa.field("sample_id", pa.string(), nullable=False),
         pa.field("vector_sha256", pa.string(), nullable=False),
+        pa.field("imports_minhash", pa.binary(4 * PERMUTATIONS)),
+        pa.field("strings_minhash", pa.binary(4 * PERMUTATIONS)),
     ]
 )
-"""Partial state: the digest of each sample's features, by which duplicates are found."""
+"""Partial state by which duplicates are found: the digest of each sample's features, and MinHash signatures of its
+imports and strings (little-endian uint32; null where there are too few, and for rows of a table)."""
 
 DECLARED: Any = pa.schema(
     [
@@ -71,9 +79,9 @@ def _plan_files(build: Build) -> list[Item]:
 
 
 @cache
-def _parser(timeout_s: float, memory_mib: int, feature_set: str) -> IsolatedParser:
-    """One parser process for a worker; it ends with the worker."""
-    parser = IsolatedParser(timeout_s, memory_mib, feature_set)
+def _parser(options: Features, thread: int) -> IsolatedParser:
+    """One parser for a thread of a worker; it ends with the worker."""
+    parser = IsolatedParser.of(options)
     atexit.register(parser.close)
     return parser
 
@@ -82,34 +90,36 @@ def features(place: Workplace) -> Receipt:
     """Parse each file of a batch; a row of `binaries` each, and of `features` for those that parsed."""
     args, key = place.item.args, place.item.key
     options = Features.model_validate(args["features"])
-    parser = _parser(options.timeout_s, options.memory_mib, options.set)
     groups = FEATURE_SETS[options.set]
     wanted = _batch(place, args["owners"], args["batch"])
     rows: list[dict[str, Any]] = []
     vectors: list[tuple[str, dict[str, Any]]] = []
-    statuses: dict[str, int] = {}
-    for sha256, size, data, reason in _contents(wanted, args["locations"], options):
-        if data is None:
-            row = _unread(size, reason or "the file is no longer where it was found")
-        else:
-            extracted = parser.extract(data)
-            row = extracted.row
-            if row["parse_status"] in {"ok", "partial"}:
-                vectors.append((sha256, extracted.vectors))
-        rows.append({"sha256": sha256} | row)
-        statuses[row["parse_status"]] = statuses.get(row["parse_status"], 0) + 1
+    digests: list[dict[str, Any]] = []
+
+    def readable() -> Iterator[tuple[str, bytes]]:
+        for sha256, size, data, reason in _contents(wanted, args["locations"], options):
+            if data is not None:
+                yield sha256, data
+            else:
+                rows.append({"sha256": sha256} | _unread(size, reason or "the file is no longer where it was found"))
+
+    # Files are read, unpacked and hashed while the child parses the ones before them.
+    parser = _parser(options, threading.get_ident())  # pyright: ignore[reportArgumentType] # a frozen model has a hash
+    for sha256, extracted in parser.extract_all(readable()):
+        rows.append({"sha256": sha256} | extracted.row)
+        if extracted.row["parse_status"] in {"ok", "partial"}:
+            vectors.append((sha256, extracted.vectors))
+            digests.append(_digests(sha256, extracted, groups))
     rows.sort(key=lambda row: row["sha256"])
     vectors.sort(key=lambda pair: pair[0])
+    digests.sort(key=lambda row: row["sample_id"])
     schema = features_schema(options.set, groups)
-    digests = [
-        {"sample_id": sample, "vector_sha256": _vector_digest([found[group] for group in groups])}
-        for sample, found in vectors
-    ]
     shards = [
         place.write(table_path("binaries", key), BINARIES, [pa.Table.from_pylist(rows, BINARIES)]),
         place.write(table_path("features", key), schema, [_feature_table(schema, groups, vectors)]),
         place.write(work_path("vectors", key), VECTORS, [pa.Table.from_pylist(digests, VECTORS)]),
     ]
+    statuses = Counter(row["parse_status"] for row in rows)
     return place.receipt(shards, statuses=dict(sorted(statuses.items())))
 
 
@@ -158,6 +168,17 @@ def _feature_table(schema: Any, groups: Groups, vectors: list[tuple[str, dict[st
         flat = pa.array(matrix.reshape(-1), pa.float32())
         columns.append(pa.FixedSizeListArray.from_arrays(flat, type=schema.field(group).type))
     return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _digests(sample: str, extracted: Extracted, groups: Groups) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "sample_id": sample,
+        "vector_sha256": _vector_digest([extracted.vectors[group] for group in groups]),
+    }
+    for name in SIGNATURES:
+        text = extracted.row.get(name)
+        row[name] = None if text is None else base64.b64decode(text)
+    return row
 
 
 def _vector_digest(parts: list[Any]) -> str:

@@ -1,8 +1,10 @@
 """Extraction: byte groups against NumPy and `re`, hashing against scikit-learn, isolation, headers against pefile."""
 
+import itertools
 import re
 import statistics
 import sysconfig
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pefile
+import psutil
 from numpy.typing import NDArray
 from sklearn.feature_extraction import FeatureHasher
 from threadpoolctl import threadpool_limits
@@ -17,12 +20,14 @@ from threadpoolctl import threadpool_limits
 from tasks.extract.bytestats import byte_statistics
 from tasks.extract.hashing import hashed
 from tasks.extract.isolation import IsolatedParser
+from tasks.extract.layout import FEATURE_SETS
 from tasks.extract.parse import extract
 from tasks.extract.pe import read_pe
 from tests.benchmarks.report import Measurement, median_time
 
 MEGABYTES = 32
 FILES = 40
+THIRD = 3
 DIRECTORIES = [pefile.DIRECTORY_ENTRY[f"IMAGE_DIRECTORY_ENTRY_{name}"] for name in ("IMPORT", "EXPORT")]
 STRING = re.compile(rb"[\x20-\x7f]{5,}")
 
@@ -74,15 +79,48 @@ def _hashing(count: int) -> Measurement:
     )
 
 
-def _in_turn(a: Callable[[], object], b: Callable[[], object], rounds: int = 11) -> tuple[float, float]:
-    """Median seconds of two functions that take turns: their difference is small beside the machine's moods."""
-    pairs = [(median_time(a, 1), median_time(b, 1)) for _ in range(rounds)]
-    return statistics.median(p[0] for p in pairs), statistics.median(p[1] for p in pairs)
+def _processor_time() -> float:
+    """Seconds of processor time that this process and its descendants took so far."""
+    process = psutil.Process()
+    times = [p.cpu_times() for p in (process, *process.children(recursive=True))]
+    return sum(t.user + t.system for t in times)
 
 
-def _extract_all(parse: Callable[[bytes], object], files: list[bytes]) -> None:
-    for data in files:
-        parse(data)
+def _in_turn(a: Callable[[], object], b: Callable[[], object], rounds: int) -> tuple[float, float, float, float]:
+    """Median seconds of two functions that take turns, so that both see the machine's moods; and processor time."""
+    a()
+    b()
+    taken: list[list[float]] = []
+    for _ in range(rounds):
+        marks: list[tuple[float, float]] = [(time.perf_counter(), _processor_time())]
+        for function in (a, b):
+            function()
+            marks.append((time.perf_counter(), _processor_time()))
+        taken.append([y - x for before, after in itertools.pairwise(marks) for x, y in zip(before, after, strict=True)])
+    wall_a, cpu_a, wall_b, cpu_b = zip(*taken, strict=True)
+    return statistics.median(wall_a), statistics.median(wall_b), sum(cpu_a), sum(cpu_b)
+
+
+def _isolation(name: str, files: list[bytes], feature_set: str, rounds: int) -> Measurement:
+    """Extraction in a child beside the same in this process, which is its floor."""
+    total = sum(len(data) for data in files)
+
+    def direct() -> None:
+        for data in files:
+            extract(data, feature_set)
+
+    with IsolatedParser(600, 4096, feature_set) as parser:
+
+        def isolated() -> None:
+            for _ in parser.extract_all(enumerate(files)):
+                pass
+
+        floor, ours, cpu_floor, cpu_ours = _in_turn(direct, isolated, rounds)
+        assert parser.deaths == 0, "a child was lost"
+    return Measurement(
+        f"isolated {feature_set}, {name}", f"{len(files)} files, {total / 1e6:.0f} MB", ours, floor=floor,
+        note=f"{ours / floor - 1:+.0%} time, {cpu_ours / cpu_floor - 1:+.0%} processor time; floor: in this process",
+    )  # fmt: skip
 
 
 def _pefile_all(files: list[bytes]) -> list[int]:
@@ -106,6 +144,7 @@ def run() -> list[Measurement]:
     paths = sysconfig.get_paths()
     modules = sorted(p for p in Path(paths["platlib"]).rglob("*.so") if p.stat().st_size < 3_000_000)
     files = [path.read_bytes() for path in modules[:: max(1, len(modules) // FILES)][:FILES]]
+    every = [path.read_bytes() for path in sorted(Path(paths["platlib"]).rglob("*.so*"))[::THIRD]]
     launchers = [path.read_bytes() for path in sorted(Path(paths["purelib"]).glob("pip/_vendor/distlib/*.exe"))]
     size = MEGABYTES << 20
     code = b"".join(path.read_bytes() for path in modules)
@@ -114,18 +153,9 @@ def run() -> list[Measurement]:
     with threadpool_limits(1):
         found = [_byte_groups("native modules", real), _byte_groups("random bytes", noise)]
         found += [_hashing(count) for count in (100, 10_000)]
-        total = sum(len(data) for data in files)
-        with IsolatedParser(60, 2048) as parser:
-            direct, isolated = _in_turn(
-                partial(_extract_all, extract, files), partial(_extract_all, parser.extract, files)
-            )
-        # What is ours here is the isolation; its floor is the same work without it.
-        found.append(
-            Measurement(
-                "extract, isolated", f"{len(files)} modules, {total / 1e6:.0f} MB", isolated, floor=direct,
-                note=f"{isolated / direct - 1:+.0%}; floor: in this process; {total / 1e6 / isolated:.0f} MB/s",
-            )
-        )  # fmt: skip
+        for feature_set in FEATURE_SETS:
+            found.append(_isolation("small modules", files, feature_set, 11))
+            found.append(_isolation("modules of all sizes", every, feature_set, 3))
         assert _lief_all(launchers) == _pefile_all(launchers), "imports differ from pefile's"
         found.append(
             Measurement(

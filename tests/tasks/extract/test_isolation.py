@@ -2,22 +2,30 @@
 
 import json
 import os
+import signal
 import struct
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
+import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from schemas.errors import WorkerError
+from schemas.tables import BINARIES
+from tasks.extract.answer import checked_row
+from tasks.extract.child import ARENA_BYTES, SLOT_BYTES
 from tasks.extract.isolation import IsolatedParser
 from tasks.extract.layout import BINMILL as GROUPS
-from tasks.extract.layout import dimensions
+from tasks.extract.layout import FEATURE_SETS, dimensions
 from tasks.extract.parse import PARSER_VERSION, extract
 
 NUMBERS = dimensions("binmill@1")
@@ -29,6 +37,8 @@ import numpy
 from tasks.extract.child import main
 from tasks.extract.parse import extract
 
+poisoned = []
+
 def act(data):
     if data.startswith(b"signal "):
         os.kill(os.getpid(), int(data[7:]))
@@ -39,6 +49,17 @@ def act(data):
         return extract(data)
     if data == b"hang":
         time.sleep(1000)
+    if data == b"spin":
+        while True:
+            pass
+    if data == b"busy":
+        end = time.process_time() + 0.3
+        while time.process_time() < end:
+            pass
+    if data == b"poisoned later":
+        poisoned.append(data)
+    elif poisoned:
+        os.abort()
     if data == b"bytes":
         bytearray(1 << 40)
     if data == b"numpy":
@@ -53,17 +74,16 @@ main(act)
 """
 
 TALKING = """
-import socket, sys
+from socket import MSG_WAITALL
+from tasks.extract import child
 
-with socket.socket(fileno=int(sys.argv[1])) as connection:
-    connection.sendall(b"r")
-    while True:
-        message, descriptors, _, _ = socket.recv_fds(connection, 1, 1)
-        if not message:
-            break
-        with open(descriptors[0], "rb") as file:
-            file.seek(0)
-            connection.sendall(file.read())
+def talk(connection, arena, rules, parse):
+    while message := connection.recv(child.REQUEST.size, MSG_WAITALL):
+        start, size = child.REQUEST.unpack(message)
+        connection.sendall(arena[start : start + size])
+
+child.serve = talk
+child.main()
 """
 
 CONFINED = """
@@ -73,7 +93,7 @@ from tasks.extract.parse import unparsed
 
 def act(data):
     found = {}
-    for name in ("AS", "CORE", "FSIZE", "NOFILE"):
+    for name in ("AS", "CORE", "FSIZE", "NOFILE", "NPROC"):
         found[name] = resource.getrlimit(getattr(resource, f"RLIMIT_{name}"))
     with open("/proc/self/status") as file:
         found["privileges"] = next(line.split()[1] for line in file if line.startswith("NoNewPrivs"))
@@ -102,11 +122,24 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixt
 
 @pytest.fixture(autouse=True)
 def nothing_leaks() -> Iterator[None]:
-    """After each test as many descriptors and children (zombies count) as before it."""
+    """After each test as many descriptors and descendants (zombies count) as before it."""
     process = psutil.Process()
-    before = process.num_fds(), {child.pid for child in process.children()}
+    before = process.num_fds(), {child.pid for child in process.children(recursive=True)}
     yield
-    assert (process.num_fds(), {child.pid for child in process.children()}) == before
+    assert (process.num_fds(), {child.pid for child in process.children(recursive=True)}) == before
+
+
+@pytest.fixture
+def templates() -> Callable[[], list[psutil.Process]]:
+    """The templates that were started in this test and run."""
+    before = {child.pid for child in psutil.Process().children()}
+    return lambda: [child for child in psutil.Process().children() if child.pid not in before]
+
+
+@pytest.fixture
+def children(templates: Callable[[], list[psutil.Process]]) -> Callable[[], set[int]]:
+    """Children of the templates: processes that parse."""
+    return lambda: {child.pid for template in templates() for child in template.children()}
 
 
 def test_the_same_as_without_isolation(native_modules: list[Path], windows_programs: list[Path]) -> None:
@@ -122,15 +155,45 @@ def test_the_same_as_without_isolation(native_modules: list[Path], windows_progr
             assert parser.extract(data).row == extract(data).row
 
 
-def test_one_child_for_many_files_started_when_needed() -> None:
-    process = psutil.Process()
-    before = {child.pid for child in process.children()}
+@pytest.mark.parametrize("feature_set", FEATURE_SETS)
+@pytest.mark.parametrize("processes", [1, 3])
+def test_many_files_come_back_in_order_as_without_isolation(
+    native_modules: list[Path],
+    windows_programs: list[Path],
+    feature_set: str,
+    processes: int,
+    children: Callable[[], set[int]],
+) -> None:
+    files = [path.read_bytes() for path in [*native_modules[::25], *windows_programs[:3]]]
+    files[2:2] = [b"", b"text", bytes(SLOT_BYTES), bytes(SLOT_BYTES + 1), b"\x7fELF"]
+    with IsolatedParser(60, 2048, feature_set, processes=processes) as parser:
+        found = list(parser.extract_all(enumerate(files)))
+        assert len(children()) == processes
+    assert [key for key, _ in found] == list(range(len(files)))
+    for data, (_, ours) in zip(files, found, strict=True):
+        expected = extract(data, feature_set)
+        assert ours.row == expected.row
+        assert list(ours.vectors) == list(expected.vectors)
+        for group in ours.vectors:
+            assert ours.vectors[group].tobytes() == expected.vectors[group].astype("<f4").tobytes(), group
+
+
+def test_a_file_larger_than_the_arena() -> None:
+    data = b"MZ" + bytes(ARENA_BYTES)
+    with IsolatedParser(60, 2048) as parser:
+        found = [result.row for _, result in parser.extract_all([(0, b"text"), (1, data), (2, data[:-1]), (3, b"x")])]
+    assert found == [extract(content).row for content in (b"text", data, data[:-1], b"x")]
+
+
+def test_one_child_for_many_files_started_when_needed(
+    children: Callable[[], set[int]], templates: Callable[[], list[psutil.Process]]
+) -> None:
     with IsolatedParser(60, 1024) as parser:
-        assert {child.pid for child in process.children()} == before
+        assert not templates()
         seen: set[int] = set()
         for i in range(5):
             parser.extract(b"%d" % i)
-            seen |= {child.pid for child in process.children()} - before
+            seen |= children()
         assert len(seen) == 1
     parser.close()
 
@@ -156,7 +219,7 @@ def test_a_bad_file_costs_that_file(module: str, native_modules: list[Path], tmp
             assert parser.extract(good).row["parse_status"] == "ok"
         # A kill that is not repeated was not the file's doing.
         found = parser.extract(b"killed once " + bytes(tmp_path / "once"))
-        assert found.row["parse_error"].startswith("not a PE or ELF file")
+        assert found.row["parse_error"].startswith("not a ")
 
 
 @pytest.mark.parametrize("module", ["misbehaving"], indirect=True)
@@ -171,15 +234,77 @@ def test_a_file_that_hangs_is_a_timeout(module: str) -> None:
         assert parser.extract(b"next").row["parse_status"] == "error"
 
 
-def test_a_child_that_died_idle_is_replaced_without_a_trace() -> None:
-    process = psutil.Process()
-    others = set(process.children())
+@pytest.mark.parametrize("module", ["misbehaving"], indirect=True)
+def test_the_processor_time_of_a_file_is_limited(module: str) -> None:
+    with IsolatedParser(600, 512, cpu_s=0.5, module=module) as parser:
+        for _ in range(3):  # which is more than the limit together
+            assert parser.extract(b"busy").row["parse_error"].startswith("not a")
+        assert parser.deaths == 0
+        row = parser.extract(b"spin").row
+        assert row["parse_status"] == "timeout"
+        assert row["parse_error"] == "more than 0.5 s of processor time (features.cpu_s)"
+        assert parser.deaths == 1
+
+
+@pytest.mark.parametrize("module", ["misbehaving"], indirect=True)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_files_that_were_sent_ahead_of_a_death_lose_nothing(module: str, processes: int) -> None:
+    files = [b"one", b"signal 11", b"two", b"bytes", b"exit", b"three", b"spin", b"four", b"", b"raise"] * 2
+    expected = {b"signal 11": "crash", b"bytes": "oom", b"exit": "crash", b"raise": "crash", b"spin": "timeout"}
+    with IsolatedParser(60, 512, cpu_s=0.5, processes=processes, module=module) as parser:
+        found = list(parser.extract_all((data, data) for data in files))
+    assert [key for key, _ in found] == files
+    assert [result.row["parse_status"] for _, result in found] == [expected.get(data, "error") for data in files]
+    for data, result in found:
+        assert result.row["size"] == len(data)
+        assert result.vectors["histogram"].tobytes() == extract(data).vectors["histogram"].tobytes()
+
+
+@pytest.mark.parametrize("module", ["misbehaving"], indirect=True)
+def test_a_file_is_not_blamed_for_the_one_before_it(module: str) -> None:
+    files = [b"first", b"poisoned later", b"second", b"third"]
+    with IsolatedParser(60, 512, module=module) as parser:
+        rows = [result.row for _, result in parser.extract_all((data, data) for data in files)]
+        assert parser.deaths == 1
+    assert rows == [extract(data).row for data in files]
+
+
+def test_a_child_that_died_idle_is_replaced_without_a_trace(children: Callable[[], set[int]]) -> None:
     with IsolatedParser(60, 512) as parser:
         parser.extract(b"first")
-        (first,) = set(process.children()) - others
-        first.kill()
+        (first,) = children()
+        os.kill(first, signal.SIGKILL)
         assert parser.extract(b"second").row["parse_status"] == "error"
-        assert set(process.children()) - others != {first}
+        assert children() != {first}
+
+
+def test_a_template_that_died_is_replaced_without_a_trace(
+    children: Callable[[], set[int]], templates: Callable[[], list[psutil.Process]]
+) -> None:
+    with IsolatedParser(60, 512, processes=2) as parser:
+        list(parser.extract_all(enumerate([b"first", b"second"])))
+        (template,) = templates()
+        template.kill()
+        rows = [result.row for _, result in parser.extract_all(enumerate([b"third", b"fourth"]))]
+        assert rows == [extract(b"third").row, extract(b"fourth").row]
+        assert len(children()) == 2
+
+
+def test_a_caller_or_a_source_that_gives_up() -> None:
+    def failing() -> Iterator[tuple[int, bytes]]:
+        yield from enumerate([b"one", b"two"])
+        raise OSError("the source is gone")
+
+    with IsolatedParser(60, 512) as parser:
+        results = parser.extract_all(enumerate([b"one", b"two", b"three"]))
+        next(results)
+        with pytest.raises(RuntimeError, match="another caller"):
+            parser.extract(b"other")
+        results.close()
+        assert parser.extract(b"next").row["size"] == 4
+        with pytest.raises(OSError, match="the source is gone"):
+            list(parser.extract_all(failing()))
+        assert parser.extract(b"again").row["size"] == 5
 
 
 def reply(row: object, values: bytes = bytes(4 * NUMBERS), header: int | None = None, numbers: int = NUMBERS) -> bytes:
@@ -227,6 +352,21 @@ def test_a_wrong_answer_is_a_crash_and_harms_nobody(module: str) -> None:
         assert parser.extract(right).row["parse_status"] == "ok"
 
 
+VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.integers(), max_size=1)
+EDGES = [-(2**63) - 1, -(2**63), 2**63 - 1, 2**63, 127, 128, -129, 2**31 - 1, 2**31, 10**400, "\ud800", 0.0, 1, True]
+
+
+@given(st.sampled_from(sorted(set(BINARIES.names) - {"sha256"})), VALUES | st.sampled_from(EDGES))
+def test_what_passes_the_check_fits_the_table(column: str, value: Any) -> None:
+    row = row_of(5) | {column: value}
+    try:
+        checked = checked_row(json.dumps(row).encode(), 5)
+    except ValueError:
+        return
+    kept = pa.Table.from_pylist([checked], BINARIES.remove(0)).to_pylist()[0]
+    assert kept == dict.fromkeys(BINARIES.names[1:]) | row
+
+
 @pytest.mark.parametrize("module", ["talking"], indirect=True)
 def test_an_answer_that_never_ends_is_a_timeout(module: str) -> None:
     with IsolatedParser(1.0, 512, module=module) as parser:
@@ -240,11 +380,12 @@ def test_the_child_is_confined(module: str, tmp_path: Path) -> None:
     with IsolatedParser(60, 512, module=module) as parser:
         row = parser.extract(bytes(target)).row
     found = json.loads(row["parse_error"])
-    assert found["CORE"] == found["FSIZE"] == [0, 0]
+    assert found["CORE"] == found["FSIZE"] == found["NPROC"] == [0, 0]
     assert found["NOFILE"] == [64, 64]
     assert found["AS"][0] == found["AS"][1] < 16 << 30
     assert found["privileges"] == "1"
-    assert found["descriptors"] <= 6  # three standard ones, the socket, the listing itself; numba may hold one
+    # Three standard ones, the socket, the arena, the listing itself; numba may hold one.
+    assert found["descriptors"] <= 7
     assert found["write"] == "File too large"
     assert target.read_bytes() == b""
 
@@ -283,7 +424,7 @@ def test_the_child_dies_with_its_parent() -> None:
         "from tasks.extract.isolation import IsolatedParser\n"
         "parser = IsolatedParser(60, 512)\n"
         "parser.extract(b'text')\n"
-        "print(psutil.Process().children()[0].pid, flush=True)\n"
+        "print(*[p.pid for p in psutil.Process().children(recursive=True)], flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -291,11 +432,12 @@ def test_the_child_dies_with_its_parent() -> None:
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False
     )
     assert result.returncode == -9, result.stderr
-    pid = int(result.stdout)
+    template, child = map(int, result.stdout.split())
     deadline = time.monotonic() + 10
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline, "the child outlives its parent"
-        time.sleep(0.05)
+    for pid in (template, child):
+        while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < deadline, "a process outlives its parent"
+            time.sleep(0.05)
 
 
 def test_a_child_that_cannot_start_says_so() -> None:
@@ -306,4 +448,5 @@ def test_a_child_that_cannot_start_says_so() -> None:
 def test_without_memfd(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "memfd_create")
     with IsolatedParser(60, 512) as parser:
-        assert parser.extract(b"text").row == extract(b"text").row
+        for data in (b"text", b"MZ" + bytes(ARENA_BYTES)):
+            assert parser.extract(data).row == extract(data).row
