@@ -1,6 +1,6 @@
 """Kinds of duplicate: which samples are equal, which are near, and the clusters they make.
 
-Nothing here grows with the number of pairs. A sample costs some 250 bytes of memory; MinHash signatures stay in a
+Nothing here grows with the number of pairs. A sample costs some 500 bytes of memory; MinHash signatures stay in a
 file that is mapped, 1 KiB a sample; pairs come in blocks and go into a union-find.
 """
 

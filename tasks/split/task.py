@@ -38,7 +38,7 @@ from tasks.split.near import Rows, different_places
 
 TABLES = ("features", "vectors", "binaries", "observations", "sources", "declared", "labels")
 
-SAMPLE_BYTES = 256
+SAMPLE_BYTES = 512
 """Memory a sample takes while duplicates are found, beside DuckDB's; its signatures are on disk."""
 
 TLSH_LIMITS = (10, 30, 50)
@@ -135,9 +135,11 @@ def splits(place: Workplace) -> Receipt:
             else "SELECT '' AS a, '' AS b WHERE false"
         ).fetchall()
         groups = merged_groups(links)
-        database.execute("CREATE TABLE g (project VARCHAR, group_id VARCHAR)")
-        if groups:
-            database.executemany("INSERT INTO g VALUES (?, ?)", list(groups.items()))
+        _register(
+            database,
+            "g",
+            {"project": pa.array(groups.keys(), pa.string()), "group_id": pa.array(groups.values(), pa.string())},
+        )
         database.execute(
             "CREATE TABLE sample AS SELECT p.sample_id, min(p.project) AS project, "
             "min(coalesce(g.group_id, p.project)) AS group_id "
@@ -211,7 +213,7 @@ def _clusters(database: Any, kinds: Sequence[Kind], dedup: Dedup) -> dict[str, d
     return {"all": sizes(joined)} | {kind.name: sizes(found[kind.name]) for kind in kinds}
 
 
-def _register(database: Any, name: str, columns: dict[str, NDArray[Any]]) -> None:
+def _register(database: Any, name: str, columns: dict[str, Any]) -> None:
     database.register("registered", pa.table(columns))
     database.execute(f"CREATE TABLE {name} AS SELECT * FROM registered")
     database.unregister("registered")
