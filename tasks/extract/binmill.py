@@ -1,5 +1,7 @@
 """The feature set `binmill@1`: headers and byte statistics to vectors."""
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +18,8 @@ from tasks.extract.layout import (
     SYMBOL_SLOTS,
 )
 from tasks.extract.strings import string_classes
+
+Bytes = NDArray[np.uint8]
 
 _SIGNED = {".comment", ".rustc", ".go.buildinfo", "__data,__go_buildinfo", ".note.go.buildid"}
 """Sections (lower-cased) in which compilers sign their name: labels are held against it, so no feature sees them."""
@@ -37,20 +41,8 @@ def binmill_vectors(headers: Headers, statistics: ByteStatistics, data: NDArray[
     vectors = byte_groups(statistics, BINMILL)
     vectors["general"] = statistics.general.copy()
     vectors["general"][2] = 1
-    vectors["header"] = _header(headers, len(data))
-    vectors["sections"] = _sections(headers, data)
-    vectors["imports"] = _imports(headers)
-    exports = [_plain(headers, symbol).encode() for symbol in headers.exports]
-    vectors["exports"] = _joined([len(exports)], hashed(exports, None, EXPORT_SLOTS))
-    found = headers.symbols
-    vectors["symbols"] = _joined(
-        [headers.has_symbol_table, found.count, found.functions, found.objects, found.external, found.undefined]
-    )
-    vectors["relocations"] = _relocations(headers)
-    notes = [note.encode() for note in headers.notes if not note.startswith(_SIGNED_NOTES)]
-    vectors["notes"] = _joined([len(notes), headers.build_id is not None], hashed(notes, None, NOTE_SLOTS))
-    vectors["hardening"] = _hardening(headers)
-    vectors["string_classes"] = string_classes(data)
+    for group, vector in HEADER_GROUPS.items():
+        vectors[group] = vector(headers, data)
     return vectors
 
 
@@ -58,7 +50,8 @@ def _joined(head: list[float], *rest: Vector) -> Vector:
     return np.concatenate([np.asarray(head, dtype=np.float32), *rest])
 
 
-def _header(headers: Headers, size: int) -> Vector:
+def _header(headers: Headers, data: Bytes) -> Vector:
+    size = len(data)
     entry = headers.entry_offset
     return np.array(
         [
@@ -74,7 +67,7 @@ def _header(headers: Headers, size: int) -> Vector:
     )  # fmt: skip
 
 
-def _sections(headers: Headers, data: NDArray[np.uint8]) -> Vector:
+def _sections(headers: Headers, data: Bytes) -> Vector:
     # ELF's table begins with a null entry; it is no section.
     sections = [s for s in headers.sections if (s.name or s.size or s.virtual_size) and s.name.lower() not in _SIGNED]
     entropies = [entropy(data[s.offset : s.offset + s.size]) for s in sections]
@@ -102,7 +95,7 @@ def _sections(headers: Headers, data: NDArray[np.uint8]) -> Vector:
     )
 
 
-def _imports(headers: Headers) -> Vector:
+def _imports(headers: Headers, _: Bytes) -> Vector:
     """Libraries by file name, symbols by plain name: so the same function is the same slot in every format."""
     libraries = [library.lower().rpartition("/")[2].encode() for library in headers.libraries]
     ordinals = [symbol for symbol in headers.imports if headers.format == "pe" and ":ordinal" in symbol]
@@ -122,7 +115,28 @@ def _plain(headers: Headers, symbol: str) -> str:
     return name if headers.format == "pe" and separator and not name.startswith("ordinal") else symbol
 
 
-def _relocations(headers: Headers) -> Vector:
+def _exports(headers: Headers, _: Bytes) -> Vector:
+    exports = [_plain(headers, symbol).encode() for symbol in headers.exports]
+    return _joined([len(exports)], hashed(exports, None, EXPORT_SLOTS))
+
+
+def _symbols(headers: Headers, _: Bytes) -> Vector:
+    found = headers.symbols
+    return _joined(
+        [headers.has_symbol_table, found.count, found.functions, found.objects, found.external, found.undefined]
+    )
+
+
+def _notes(headers: Headers, _: Bytes) -> Vector:
+    notes = [note.encode() for note in headers.notes if not note.startswith(_SIGNED_NOTES)]
+    return _joined([len(notes), headers.build_id is not None], hashed(notes, None, NOTE_SLOTS))
+
+
+def _string_classes(_: Headers, data: Bytes) -> Vector:
+    return string_classes(data)
+
+
+def _relocations(headers: Headers, _: Bytes) -> Vector:
     found = headers.relocations
     count = max(found.count, 1)
     classes = (found.relative, found.symbolic, found.lazy, found.thread_local, found.other)
@@ -133,7 +147,7 @@ def _relocations(headers: Headers) -> Vector:
     )
 
 
-def _hardening(headers: Headers) -> Vector:
+def _hardening(headers: Headers, _: Bytes) -> Vector:
     found = headers.hardening
     return _joined(
         [
@@ -147,3 +161,17 @@ def _hardening(headers: Headers) -> Vector:
 
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
+
+
+HEADER_GROUPS: dict[str, Callable[[Headers, Bytes], Vector]] = {
+    "header": _header,
+    "sections": _sections,
+    "imports": _imports,
+    "exports": _exports,
+    "symbols": _symbols,
+    "relocations": _relocations,
+    "notes": _notes,
+    "hardening": _hardening,
+    "string_classes": _string_classes,
+}
+"""The groups that are not byte statistics: what makes their vector of a file's headers and bytes."""

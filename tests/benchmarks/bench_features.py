@@ -15,12 +15,19 @@ from typing import Any
 
 import numpy as np
 import pefile
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from tasks.extract import binmill
 from tasks.extract.bytestats import byte_statistics
+from tasks.extract.elf import read_elf
 from tasks.extract.ember import HEADER_GROUPS
+from tasks.extract.headers import Headers
+from tasks.extract.macho import read_macho
 from tasks.extract.parse import extract
+from tasks.extract.pe import read_pe
 from tasks.extract.pefacts import pe_facts
+from tasks.extract.similarity import minhash, string_keys, tlsh
 from tests.benchmarks import ember_baseline
 from tests.benchmarks.report import Measurement
 from tests.wheels import MACOS_WHEELS, WINDOWS_WHEELS, fetched
@@ -130,9 +137,25 @@ def _ember(files: Files) -> list[Measurement]:
     return found
 
 
-def _binmill(name: str, files: Files) -> Measurement:
+def _similarity(view: NDArray[np.uint8]) -> None:
+    tlsh(view)
+    minhash(string_keys(view))
+
+
+def _binmill(name: str, files: Files) -> list[Measurement]:
     ours = partial(extract, feature_set="binmill@1")
-    return _line(f"binmill, {name}: whole", files, cpu_time(partial(_each, ours, files)), note=peak_memory(ours, files))
+    read: Callable[[bytes], Headers | None] = {"PE": read_pe, "ELF": read_elf, "Mach-O": read_macho}[name]
+    pairs = [(found, np.frombuffer(data, np.uint8)) for data in files if (found := read(data)) is not None]
+    views = [np.frombuffer(data, np.uint8) for data in files]
+    headers, bodies = [found for found, _ in pairs], [body for _, body in pairs]
+    parts: dict[str, Callable[[], None]] = {
+        "byte groups": partial(_each, byte_statistics, views),
+        "parse": partial(_each, read, files),
+        "TLSH, MinHash of strings": partial(_each, _similarity, views),
+    } | {group: partial(_each, vector, headers, bodies) for group, vector in binmill.HEADER_GROUPS.items()}
+    whole = cpu_time(partial(_each, ours, files))
+    found = [_line(f"binmill, {name}: whole", files, whole, note=peak_memory(ours, files))]
+    return found + [_line(f"binmill, {name}: {part}", files, cpu_time(work)) for part, work in parts.items()]
 
 
 def run() -> list[Measurement]:
@@ -150,5 +173,5 @@ def run() -> list[Measurement]:
         }
         return [
             *(_ember(files["PE"]) if "PE" in files else ()),
-            *(_binmill(name, contents) for name, contents in files.items()),
+            *(line for name, contents in files.items() for line in _binmill(name, contents)),
         ]
