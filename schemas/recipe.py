@@ -2,6 +2,8 @@
 
 import difflib
 import fnmatch
+import re
+from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -332,31 +334,49 @@ class Licences(Model):
     """Which sources' files may be in the dataset, by the licence that the source states."""
 
     allow: tuple[str, ...] = ()
-    """SPDX identifiers, as `MIT` or `Apache-2.0` (`X WITH Y` names one exception, `X` allows all). Of a source under
-    `A OR B` one must be allowed, of `A AND B` both. Empty: every licence."""
+    """SPDX identifiers, as `MIT` or `Apache-2.0` (`X WITH Y` names one exception, `X` allows all); `X-or-later` is a
+    name of its own, and `LicenseRef-...` one of yours. Of a source under `A OR B` one must be allowed, of `A AND B`
+    both. Empty: every licence."""
     unknown: Literal["exclude", "keep"] = "exclude"
     """What to do, when `allow` names any, with a source that states no licence, or none that is an expression."""
 
     @field_validator("allow")
     @classmethod
     def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for name in value:
-            _check_licence(name)
-        return value
+        return tuple(dict.fromkeys(_licence(name) for name in value))
 
 
-def _check_licence(name: str) -> None:
-    """Refuse what is no SPDX identifier, naming the nearest one."""
+_OWN = re.compile(r"(DocumentRef-[A-Za-z0-9.-]+:)?LicenseRef-[A-Za-z0-9.-]+", re.IGNORECASE)
+"""Identifiers that SPDX leaves to everyone."""
+
+
+@cache
+def _identifiers(*, exceptions: bool) -> dict[str, str]:
+    """Identifiers of licences, or of exceptions, in lower case -> as SPDX spells them; withdrawn names as well."""
     from license_expression import get_spdx_licensing
 
-    licensing = get_spdx_licensing()
-    known = {str(key).lower(): str(key) for key in licensing.known_symbols}
-    parts = name.lower().split(" with ")
-    for part in parts:
-        if part.strip() not in known or len(parts) > 2:
-            near = difflib.get_close_matches(part.strip(), known, n=1)
-            hint = f"did you mean '{known[near[0]]}'?" if near else "see the SPDX licence list"
-            raise ValueError(f"'{name}' is not an SPDX licence identifier: {hint}")
+    found: dict[str, str] = {}
+    for key, symbol in get_spdx_licensing().known_symbols.items():
+        # Withdrawn names such as GPL-2.0-with-GCC-exception are a licence and its exception in one.
+        if symbol.is_exception == exceptions or (not exceptions and "-with-" in key):
+            found |= {name.lower(): key for name in (*symbol.aliases, key) if not _OWN.fullmatch(name)}
+    return found
+
+
+def _licence(name: str) -> str:
+    """An SPDX identifier, or `X WITH Y`, as SPDX spells it; what is none is refused with the nearest one."""
+    parts = re.split(r"\s+with\s+", name.strip(), flags=re.IGNORECASE)
+    spelled: list[str] = []
+    for place, part in enumerate(parts):
+        known = _identifiers(exceptions=place > 0)
+        found = known.get(part.lower()) or (part if _OWN.fullmatch(part) and place == 0 else None)
+        if found is None or place > 1:
+            near = difflib.get_close_matches(part.lower(), known, n=1)
+            what = "exception" if place else "licence"
+            hint = f"did you mean '{known[near[0]]}'?" if near and place < 2 else f"see the SPDX {what} list"
+            raise ValueError(f"'{name}' is not an SPDX {what} identifier: {hint}")
+        spelled.append(found)
+    return " WITH ".join(spelled)
 
 
 class Recipe(Model):

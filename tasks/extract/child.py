@@ -52,9 +52,6 @@ OUT_OF_MEMORY = 3
 """Exit status of a child that hit its memory limit: what is left of its heap is not to be trusted."""
 
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-KEPT_BYTES = 32 << 20
-"""Memory a child keeps between files, so that the next file does not wait for fresh pages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +104,6 @@ def confine(memory_mib: int) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-        with contextlib.suppress(AttributeError):  # another C library has no such knobs
-            libc.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
-            libc.mallopt(M_TRIM_THRESHOLD, 2 * KEPT_BYTES)
     for what in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE, resource.RLIMIT_NPROC):
         resource.setrlimit(what, (0, 0))
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))

@@ -1,9 +1,15 @@
 """Which licences a recipe allows: SPDX expressions against a list."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from license_expression import ExpressionError, get_spdx_licensing
+
+
+@cache
+def _licensing() -> Any:
+    return get_spdx_licensing()
 
 
 def permitted(expression: str, allow: Sequence[str]) -> bool:
@@ -13,12 +19,12 @@ def permitted(expression: str, allow: Sequence[str]) -> bool:
     an exception only grants more. Identifiers are compared without regard to case (SPDX 2.3, annex D).
     What cannot be read as an expression is not permitted.
     """
-    licensing = get_spdx_licensing()
+    licensing = _licensing()
     try:
         tree = licensing.parse(expression)
-    except (ExpressionError, ValueError, TypeError, AttributeError):
+        return tree is not None and _holds(tree, {name.lower() for name in allow}, licensing)
+    except (ExpressionError, ValueError, TypeError, AttributeError, RecursionError):
         return False
-    return tree is not None and _holds(tree, {name.lower() for name in allow}, licensing)
 
 
 def _holds(node: Any, allowed: set[str], licensing: Any) -> bool:

@@ -14,7 +14,9 @@ LN2 = math.log(2)
 _FAILURES = {
     "sources": "SELECT 'fetch' AS stage, reason, coalesce(filename, name) AS example "
     "FROM sources WHERE status = 'failed'",
-    "observations": "SELECT 'ingest', reason, path_in_source FROM observations WHERE status <> 'ok'",
+    # What the recipe keeps out did not fail.
+    "observations": "SELECT 'ingest', reason, path_in_source FROM observations SEMI JOIN "
+    "(FROM sources WHERE status = 'ok') USING (source_id) WHERE status <> 'ok'",
     "binaries": "SELECT 'extract', parse_status || ': ' || coalesce(parse_error, '?'), coalesce(place, sha256) "
     "FROM binaries LEFT JOIN places USING (sha256) WHERE parse_status NOT IN ('ok', 'partial')",
     "labels": "SELECT 'label', reason, coalesce(place, sample_id) FROM labels "
@@ -55,9 +57,8 @@ def failures(build: Build) -> tuple[list[dict[str, Any]], int]:
         if "observations" in present:
             total = _count(
                 database,
-                "SELECT (SELECT count(*) FROM observations WHERE sha256 IS NULL) + "
-                "(SELECT count(DISTINCT sha256) FROM observations SEMI JOIN "
-                "(FROM sources WHERE status = 'ok') USING (source_id)) + "
+                "SELECT (SELECT count(*) FILTER (sha256 IS NULL) + count(DISTINCT sha256) FROM observations "
+                "SEMI JOIN (FROM sources WHERE status = 'ok') USING (source_id)) + "
                 "(SELECT count(*) FROM sources WHERE status = 'failed')",
             )
     found = [{"stage": stage, "reason": why.strip(), "count": n, "example": example} for stage, why, n, example in rows]
@@ -78,7 +79,7 @@ def summarise(build: Build) -> dict[str, Any]:
         "failures": failed,
         "files": _files(build),
         "licences": _licences(build),
-        "excluded": _excluded(build),
+        "excluded": excluded(build),
         "balance": _balance(build),
         "duplicates": _duplicates(build),
         "top_features": _top_features(build.root, build.shards("screen.scores", "screening")),
@@ -104,7 +105,7 @@ def _files(build: Build) -> list[dict[str, Any]]:
     return [dict(zip(names, row, strict=True)) for row in rows]
 
 
-def _excluded(build: Build) -> list[dict[str, Any]]:
+def excluded(build: Build) -> list[dict[str, Any]]:
     """What the recipe's `licences` keep out: sources and distinct files by reason, the commonest first.
 
     A file that an allowed source has as well is not out.

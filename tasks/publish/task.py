@@ -12,7 +12,7 @@ from schemas.errors import ToleranceError
 from schemas.manifest import Manifest, ShardEntry, content_digest
 from tasks.build import Build
 from tasks.publish.card import card
-from tasks.publish.summary import failures, summarise
+from tasks.publish.summary import excluded, failures, summarise
 from tasks.shards import Shard, replace_atomically, sweep
 
 MANIFEST = "manifest.json"
@@ -34,6 +34,12 @@ def check_tolerance(build: Build) -> None:
     """
     failed, total = failures(build)
     count = sum(f["count"] for f in failed)
+    if total == 0 and (out := excluded(build)):
+        reasons = "; ".join(f"{e['sources']} x {e['reason']}" for e in out[:5])
+        raise ToleranceError(
+            f"licences.allow: it keeps every source out: {reasons}",
+            "allow more licences, or say licences.unknown: keep for sources that state none",
+        )
     if total == 0:
         raise ToleranceError(
             "sources: no input was found",
