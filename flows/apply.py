@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from schemas.errors import BinmillError, QueryError
 from schemas.recipe import Features, Recipe, TableSource
-from schemas.tables import BINARIES, features_schema
+from schemas.tables import BINARIES, feature_groups
 from tasks.binarize.embedding import Embedding
 from tasks.binarize.methods import Binarizer
 from tasks.binarize.task import code_columns, load_binarizers, load_embedding
@@ -53,7 +54,14 @@ class Fitted:
         found: dict[str, Any] = {
             name: pa.array(np.ascontiguousarray(selected[:, i])) for i, name in enumerate(self.names)
         }
-        return found | code_columns(self.binarizers, self.embedding.transform(selected))
+        codes = code_columns(self.binarizers, self.embedding.transform(selected))
+        return found | {self.free(name): column for name, column in codes.items()}
+
+    def free(self, name: str) -> str:
+        """A name for a column that is no feature: with `_` added while a table's feature is called so (`median`)."""
+        while name in self.names:
+            name += "_"
+        return name
 
 
 def load_fitted(dataset: Dataset) -> Fitted:
@@ -75,15 +83,31 @@ def recipe_of(dataset: Dataset) -> Recipe:
     Raises
     ------
     QueryError
-        This binmill does not know the recipe's feature set, or another of its fields.
+        This binmill does not know the recipe's feature set, or another of its fields; or the set's dimensions are
+        not those of the dataset.
     """
+    remedy = "use the binmill release that wrote the dataset, or run its recipe again"
     try:
-        return Recipe.model_validate(dataset.manifest.recipe)
+        recipe = Recipe.model_validate(dataset.manifest.recipe)
     except ValueError as error:
         raise QueryError(
-            f"{dataset.root}: its recipe is not one that this binmill understands: {error}",
-            "use the binmill release that wrote the dataset, or run its recipe again",
+            f"{dataset.root}: its recipe is not one that this binmill understands: {error}", remedy
         ) from error
+    if not recipe.is_table:
+        there, here = written_groups(dataset), FEATURE_SETS[recipe.features.set]
+        others = [name for name in there.keys() | here.keys() if there.get(name) != here.get(name)]
+        if others:
+            raise QueryError(
+                f"{dataset.root}: {recipe.features.set} has other dimensions in this binmill "
+                f"(groups {', '.join(sorted(others))})",
+                remedy,
+            )
+    return recipe
+
+
+def written_groups(dataset: Dataset) -> dict[str, tuple[str, ...]]:
+    """Groups of a dataset's features table, and the names of their dimensions."""
+    return feature_groups(pq.read_schema(dataset.paths("features")[0]))
 
 
 def differences(dataset: Dataset) -> list[str]:
@@ -135,8 +159,9 @@ def apply(dataset: Dataset, paths: Sequence[Path], *, features: bool = False) ->
             raise QueryError(f"{path}: no such file", "name files; a folder's are FOLDER/*")
     recipe, fitted = recipe_of(dataset), load_fitted(dataset)
     if recipe.is_table:
+        every = written_groups(dataset) if features else {}
         for path in paths:
-            yield from _table_rows(path, fitted)
+            yield from _table_rows(path, fitted, every)
         return
     with IsolatedParser.of(recipe.features) as parser:
         for start in range(0, len(paths), BATCH_FILES):
@@ -148,18 +173,16 @@ def _file_rows(paths: Sequence[Path], parser: IsolatedParser, options: Features,
     found: list[Vectors | None] = []
     for path in paths:
         row, vectors = _extracted(path, parser, options)
-        rows.append({"file": str(path).encode("utf-8", "backslashreplace").decode()} | row)
+        rows.append({"file": _text(path)} | row)
         found.append(vectors)
     parsed = [i for i, vectors in enumerate(found) if vectors is not None]
     usable = [vectors for vectors in found if vectors is not None]
     chosen = [selected_values(vectors, fitted.names, options.set) for vectors in usable]
     columns = fitted.columns(np.stack(chosen) if chosen else np.zeros((0, len(fitted.names)), np.float32))
     if features:
-        schema = features_schema(options.set, FEATURE_SETS[options.set])
         for group, names in FEATURE_SETS[options.set].items():
             matrix = np.stack([v[group] for v in usable]) if usable else np.zeros((0, len(names)), np.float32)
-            flat = pa.array(np.ascontiguousarray(matrix).reshape(-1), pa.float32())
-            columns[f"features.{group}"] = pa.FixedSizeListArray.from_arrays(flat, type=schema.field(group).type)
+            columns[f"features.{group}"] = _vectors(matrix)
     # Row i of the result is row where[i] of the columns; null where nothing was parsed.
     where = np.full(len(paths), -1, dtype=np.int64)
     where[parsed] = np.arange(len(parsed))
@@ -176,44 +199,69 @@ def _nullable(schema: Any) -> list[Any]:
 
 
 def _extracted(path: Path, parser: IsolatedParser, options: Features) -> tuple[dict[str, Any], Vectors | None]:
-    size = path.stat().st_size
-    if size > options.max_file_mib * 2**20:
-        reason = f"larger than features.max_file_mib ({options.max_file_mib} MiB)"
-        return {"size": size, "parse_status": "error", "parse_error": reason, "parser": "none"}, None
+    unread: dict[str, Any] = {"parse_status": "error", "parser": "none"}
     try:
+        size = path.stat().st_size
+        if size > options.max_file_mib * 2**20:
+            reason = f"larger than features.max_file_mib ({options.max_file_mib} MiB)"
+            return unread | {"size": size, "parse_error": reason}, None
         data = path.read_bytes()
     except OSError as error:
-        return {"size": size, "parse_status": "error", "parse_error": f"unreadable: {error.strerror}"}, None
+        return unread | {"parse_error": f"unreadable: {error.strerror}"}, None
     extracted = parser.extract(data)
     row = {name: value for name, value in extracted.row.items() if name in BINARIES.names}
     vectors = extracted.vectors if row["parse_status"] in USABLE else None
     return {"sha256": hashlib.sha256(data).hexdigest()} | row, vectors
 
 
-def _table_rows(path: Path, fitted: Fitted) -> Iterator[Any]:
-    """Rows of a new table. Its label column, if it has one, is not read."""
+def _table_rows(path: Path, fitted: Fitted, every: dict[str, tuple[str, ...]]) -> Iterator[Any]:
+    """Rows of a new table. Its label column, if it has one, is not read.
+
+    Parameters
+    ----------
+    every
+        Groups whose whole vectors are wanted too.
+    """
+    wanted = list(dict.fromkeys([*fitted.names, *(name for names in every.values() for name in names)]))
+    names: list[str] = []
     try:
         table = open_table(path)
+        columns = [_column_of(name, table.schema.names) for name in wanted]
+        present = tuple(dict.fromkeys(column for column in columns if column is not None))
+        # A source names a label column; a feature column stands in, since no label is used here.
+        source = TableSource(kind="table", path=str(path), label_column=(*present, "")[0], columns=present)
+        names = table_features(table, source) if present else []
     except BinmillError as error:
         raise QueryError(f"{path}: {error.problem}", error.remedy) from error
-    columns = {name: _column_of(name, table.schema.names) for name in fitted.names}
-    missing = [name for name, column in columns.items() if column is None]
+    missing = set(wanted) - set(names)
     if missing:
         raise QueryError(
-            f"{path}: no column for {len(missing)} of {len(fitted.names)} selected features, as '{missing[0]}'",
+            f"{path}: no column for {len(missing)} of {len(wanted)} features, as '{min(missing)}'",
             "give a table with the feature columns that the dataset was made from",
         )
-    wanted = tuple(dict.fromkeys(column for column in columns.values() if column is not None))
-    # A source names a label column; a feature column stands in, since no label is used here.
-    source = TableSource(kind="table", path=str(path), label_column=wanted[0], columns=wanted)
-    names = table_features(table, source)
+    if not table.rows:
+        raise QueryError(f"{path}: the table has no rows", "give a table with rows")
     index = [names.index(name) for name in fitted.names]
+    whole = {group: [names.index(name) for name in dims] for group, dims in every.items()}
     digest, row = sha256_file(path), 0
     for part in batches(table, source, 0, table.rows):
         ids = [hashlib.sha256(f"{digest}\0{row + i}".encode()).hexdigest() for i in range(len(part.features))]
         row += len(ids)
-        about = {"file": pa.array([str(path)] * len(ids)), "sample_id": pa.array(ids)}
-        yield pa.table(about | fitted.columns(np.ascontiguousarray(part.features[:, index])))
+        about = {fitted.free("file"): pa.array([_text(path)] * len(ids)), "sample_id": pa.array(ids)}
+        columns = about | fitted.columns(np.ascontiguousarray(part.features[:, index]))
+        for group, places in whole.items():
+            columns[f"features.{group}"] = _vectors(part.features[:, places])
+        yield pa.table(columns)
+
+
+def _vectors(matrix: NDArray[np.float32]) -> Any:
+    flat = pa.array(np.ascontiguousarray(matrix).reshape(-1), pa.float32())
+    return pa.FixedSizeListArray.from_arrays(flat, matrix.shape[1])
+
+
+def _text(path: Path) -> str:
+    """A path for people and tables: bytes of its name that are not text are escaped."""
+    return str(path).encode("utf-8", "backslashreplace").decode()
 
 
 def _column_of(name: str, columns: Sequence[str]) -> str | None:
@@ -227,6 +275,21 @@ def parsed_rows(table: Any) -> int:
     if "parse_status" not in table.schema.names:
         return int(table.num_rows)
     return sum(status in USABLE for status in table.column("parse_status").to_pylist())
+
+
+def json_row(row: dict[str, Any]) -> str:
+    """A row as one line of JSON: codes are hexadecimal; JSON has no NaN or infinity, so these are null."""
+    plain: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, list):
+            plain[name] = [_finite(v) for v in cast("list[Any]", value)]
+        else:
+            plain[name] = value.hex() if isinstance(value, bytes) else _finite(value)
+    return json.dumps(plain, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def brief(table: Any) -> Any:
@@ -243,6 +306,8 @@ class Writer:
     ----------
     path
         `.parquet`; or `.csv` or `.jsonl`, in which codes are hexadecimal. None: nothing is written.
+    features
+        Whether the tables hold whole vectors.
 
     Raises
     ------
@@ -250,12 +315,14 @@ class Writer:
         Another suffix; a folder that is not there; or whole vectors for a `.csv` file.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, *, features: bool = False) -> None:
         self.path = path
         if path is not None and path.suffix not in {".parquet", ".csv", ".jsonl"}:
             raise QueryError(f"--output {path}: the format is not known", "name a .parquet, .csv or .jsonl file")
         if path is not None and not path.parent.is_dir():
             raise QueryError(f"--output {path}: there is no folder {path.parent}", "make it first")
+        if path is not None and path.suffix == ".csv" and features:
+            raise QueryError("--features: a .csv file cannot hold vectors", "write a .parquet or .jsonl file")
         self._file: Any = None
         self._writer: Any = None
         self._part = None if path is None else path.with_name(f".{path.name}.part")
@@ -270,8 +337,7 @@ class Writer:
         if self.path is None:
             return
         if self.path.suffix == ".jsonl":
-            for row in table.to_pylist():
-                self._file.write(json.dumps(row, default=bytes.hex, ensure_ascii=False).encode() + b"\n")
+            self._file.writelines(json_row(row).encode() + b"\n" for row in table.to_pylist())
             return
         if self.path.suffix == ".csv":
             table = _as_text(table)
@@ -292,10 +358,8 @@ class Writer:
 
 
 def _as_text(table: Any) -> Any:
-    """Codes as hexadecimal, which a CSV file can hold; it can hold no vectors."""
+    """Codes as hexadecimal, which a CSV file can hold."""
     for i, field in enumerate(table.schema):
-        if pa.types.is_fixed_size_list(field.type):
-            raise QueryError("--features: a .csv file cannot hold vectors", "write a .parquet or .jsonl file")
         if pa.types.is_fixed_size_binary(field.type):
             values = [None if code is None else code.hex() for code in table.column(i).to_pylist()]
             table = table.set_column(i, field.name, pa.array(values, pa.string()))

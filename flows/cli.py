@@ -250,7 +250,9 @@ def apply(
     What was fitted on the dataset's training split is used as it is; nothing is learned from the new files. A file
     that cannot be parsed is a row with the reason; the command fails (6) when no file could be.
     """
-    from flows.apply import Writer, brief, differences, parsed_rows
+    from rich.progress import Progress
+
+    from flows.apply import Writer, brief, differences, json_row, parsed_rows
     from flows.apply import apply as applied
     from flows.show import rows
     from tasks.query.dataset import open_dataset
@@ -259,17 +261,20 @@ def apply(
     for difference in differences(opened):
         err.print(f"[yellow]note[/]: {escape(difference)} is not what made the dataset: values may differ")
     total = usable = 0
-    printed: list[dict[str, Any]] = []
-    with Writer(output) as writer:
+    hidden = not err.is_terminal or (output is None and out.is_terminal)  # rows on the screen say how far it is
+    with Writer(output, features=features) as writer, Progress(console=err, disable=hidden, transient=True) as bars:
+        bar = bars.add_task("files", total=len(files) if opened.manifest.tables.get("binaries") else None)
         for table in applied(opened, files, features=features):
-            total, usable = total + table.num_rows, usable + parsed_rows(table)
             writer.write(table)
             if as_json:
-                printed += table.to_pylist()
+                for n, row in enumerate(table.to_pylist(), total):
+                    sys.stdout.write(("," if n else "[") + "\n" + json_row(row))
             elif output is None:
                 rows(out, brief(table), table.num_rows, short_ids=True)
+            total, usable = total + table.num_rows, usable + parsed_rows(table)
+            bars.update(bar, completed=total)
     if as_json:
-        _print_json(printed)
+        sys.stdout.write("\n]\n" if total else "[]\n")
     elif output is not None:
         out.print(f"[green]✓[/] {escape(str(output))}: {total} rows, {usable} of them parsed", soft_wrap=True)
     if not usable:

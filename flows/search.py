@@ -92,7 +92,8 @@ def _with_labels(dataset: Dataset, found: Any, method: str) -> Any:
     if dataset.manifest.tables.get("observations"):
         sql = (
             "SELECT sha256, min(coalesce(s.filename, s.name) || '/' || path_in_source) AS place "
-            f"FROM observations JOIN sources s USING (source_id) WHERE s.status = 'ok' AND sha256 IN ({ids}) GROUP BY ALL"
+            "FROM observations JOIN sources s USING (source_id) "
+            f"WHERE s.status = 'ok' AND sha256 IN ({ids}) GROUP BY ALL"
         )
         places = {r["sha256"]: r["place"] for r in query(dataset, sql).to_pylist()}
     rows = [

@@ -105,7 +105,7 @@ class IsolatedParser:
         """Parse files, each with a key that comes back with its result, in the files' order.
 
         Each child has the next file before it is done with one, and the caller reads another meanwhile. A file
-        larger than `SLOT_BYTES` is alone in memory: it is read when all before it are done.
+        larger than `SLOT_BYTES` is with the children alone: it goes when all before it are done.
         """
         if any(lane.flying for lane in self._lanes):
             raise RuntimeError("this parser is at work for another caller")
@@ -208,7 +208,7 @@ class _Template:
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
-                    env=os.environ | _ONE_THREAD | _LARGE_PAGES | {"PYTHONPATH": os.pathsep.join(_python_path())},
+                    env=os.environ | _ONE_THREAD | {"PYTHONPATH": os.pathsep.join(_python_path())},
                 )
             receive(ours, 1, time.monotonic() + START_S)
         except (OSError, EOFError):
@@ -225,7 +225,6 @@ class _Template:
         )
 
 
-_LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 """A process that forks should have no thread but its first."""
 

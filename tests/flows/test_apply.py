@@ -11,10 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from flows.apply import apply, differences
+from flows.apply import BATCH_FILES, apply, differences, json_row
 from flows.cli import app
 from schemas.errors import QueryError
 from schemas.tables import SPLITS
+from tasks.extract.layout import FEATURE_SETS
 from tasks.query.dataset import Dataset, open_dataset
 from tests.conftest import Mill
 
@@ -104,6 +105,45 @@ def test_another_suffix_and_vectors_in_csv_are_refused(small: Path, corpus: Path
     assert list(tmp_path.iterdir()) == []
 
 
+def test_rows_as_json_are_one_document_across_batches(small: Path, corpus: Path) -> None:
+    files = [str(path) for path in sorted(corpus.rglob("*.so"))] * 2
+    assert len(files) > BATCH_FILES
+    result = CliRunner().invoke(app, ["apply", str(small), *files, "--json"])
+    assert result.exit_code == 0, result.output
+    rows = json.loads(result.stdout)
+    assert [row["file"] for row in rows] == files
+    codes = published(open_dataset(small), "codes")
+    assert {row["itq"] for row in rows} >= {row["itq"].hex() for row in codes.values()}
+
+
+def test_json_holds_what_json_can() -> None:
+    row = {"a": float("nan"), "b": [1.0, float("-inf")], "c": b"\x01\xff", "d": None, "e": "ü"}
+    assert json.loads(json_row(row)) == {"a": None, "b": [1.0, None], "c": "01ff", "d": None, "e": "ü"}
+    assert "ü" in json_row(row)
+
+
+def test_a_set_that_changed_under_its_name_is_refused(
+    small: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = dict(FEATURE_SETS["binmill@1"])
+    first = next(iter(groups))
+    monkeypatch.setitem(FEATURE_SETS, "binmill@1", groups | {first: tuple(reversed(groups[first]))})
+    file = next(iter(sorted(corpus.rglob("*.so"))))
+    with pytest.raises(QueryError, match=rf"binmill@1 has other dimensions in this binmill \(groups {first}\)"):
+        list(apply(open_dataset(small), [file]))
+    result = CliRunner().invoke(app, ["search", str(small), "--like", str(file)])
+    assert isinstance(result.exception, QueryError)
+
+
+def test_a_file_that_goes_away_is_a_row(
+    small: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "is_file", lambda self: True)  # as it was when the command began
+    (table,) = apply(open_dataset(small), [tmp_path / "gone.so", min(corpus.rglob("*.so"))])
+    assert table.column("parse_status").to_pylist() == ["error", "ok"]
+    assert table.column("parse_error").to_pylist()[0] == "unreadable: No such file or directory"
+
+
 def test_a_dataset_of_other_code_says_so(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flows.apply.code_digest", lambda stage: "other")
     assert differences(open_dataset(small)) == ["the code of stage extract", "the code of stage binarize"]
@@ -125,10 +165,47 @@ def test_tables_get_the_rows_of_the_pipeline(mill: Mill, tmp_path: Path) -> None
     }
     mill(recipe, tmp_path / "dataset")
     dataset = open_dataset(tmp_path / "dataset")
-    check(dataset, applied(dataset, [path]))
+    found = applied(dataset, [path], features=True)
+    check(dataset, found)
+    for sample, row in published(dataset, "features").items():
+        assert found[sample]["features.table"] == row["table"]
     unlabelled = tmp_path / "new.parquet"
     pq.write_table(pq.read_table(path).drop_columns(["y"]), unlabelled)
     assert len(applied(dataset, [unlabelled])) == 400
     pq.write_table(pa.table({"z": [1.0]}), tmp_path / "other.parquet")
-    with pytest.raises(QueryError, match="no column for"):
-        list(apply(dataset, [tmp_path / "other.parquet"]))
+    full = pq.read_table(unlabelled)
+    short = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(800, np.float32)), 2)
+    for wrong, problem in (
+        (pa.table({"z": [1.0]}), "no column for"),
+        (full.set_column(full.schema.get_field_index("v"), "v", short), "no column for"),
+        (full.set_column(0, "x0", pa.array(["text"] * 400)), "holds string, not numbers"),
+        (full.slice(0, 0), "no rows"),
+    ):
+        pq.write_table(wrong, tmp_path / "other.parquet")
+        with pytest.raises(QueryError, match=problem):
+            list(apply(dataset, [tmp_path / "other.parquet"], features=True))
+
+
+def test_a_feature_keeps_its_name_and_a_code_makes_way(mill: Mill, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 2, 400)
+    path = tmp_path / "table.parquet"
+    names = ["median", "file", "x"]
+    pq.write_table(pa.table({n: rng.normal(size=400) + label for n in names} | {"y": label}), path)
+    recipe = {
+        "name": "table",
+        "sources": [{"kind": "table", "path": str(path), "label_column": "y"}],
+        "label": {"origin": "column"},
+        "screening": {"top": 3},
+        "binarizing": {"dimensions": 3},
+    }
+    mill(recipe, tmp_path / "dataset")
+    dataset = open_dataset(tmp_path / "dataset")
+    found = applied(dataset, [path])
+    codes = published(dataset, "codes")
+    examples = published(dataset, *SPLITS)
+    assert examples.keys() == codes.keys() == found.keys()
+    for sample, row in examples.items():
+        assert {name: found[sample][name] for name in names} == {name: row[name] for name in names}
+        assert found[sample]["median_"] == codes[sample]["median"]
+        assert found[sample]["file_"] == str(path)

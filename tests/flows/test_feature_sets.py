@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from flows.apply import apply
 from schemas.tables import feature_groups
 from tasks.extract.layout import EMBER2024_CORE
 from tasks.query.dataset import open_dataset
@@ -46,6 +47,11 @@ def test_a_dataset_of_ember_vectors(windows: Path, mill: Mill, tmp_path: Path) -
                 np.testing.assert_allclose(row[group], values, rtol=1e-6, atol=0)
             rows += 1
     assert rows == len(files) - 1
+    applied = {row["sample_id"]: row for table in apply(dataset, sorted(files.values())) for row in table.to_pylist()}
+    for path in dataset.paths("codes"):
+        for row in pq.read_table(path).to_pylist():
+            if row["sample_id"] in files:
+                assert all(applied[row["sample_id"]][name] == value for name, value in row.items() if name != "split")
     columns = pq.read_schema(dataset.paths("train")[0]).names
     named = {name for names in EMBER2024_CORE.values() for name in names}
     assert len(named & set(columns)) == recipe["screening"]["top"]

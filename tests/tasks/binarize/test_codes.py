@@ -1,5 +1,7 @@
 """Packing, and what each binarizer promises."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,8 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
+from tasks.binarize.embedding import Embedding
 from tasks.binarize.methods import Binarizer, fit_itq, fit_median, fit_rabitq, quantisation_error
-from tasks.binarize.rotation import pack, random_rotation, unpack
+from tasks.binarize.rotation import pack, product, random_rotation, unpack
+from tasks.binarize.task import code_columns
 
 
 def vectors(rows: int, dimensions: int, seed: int = 0) -> NDArray[np.float32]:
@@ -116,3 +120,35 @@ def test_a_constant_corpus_does_not_fail(method: str, rows: int) -> None:
     norm, factor = binarizer.factors(x)
     assert np.isfinite(norm).all()
     assert np.isfinite(factor).all()
+
+
+@given(st.integers(1, 60), st.integers(1, 70), st.integers(1, 40), st.integers(0, 5), st.data())
+def test_rows_do_not_depend_on_the_rows_beside_them(p: int, d: int, rows: int, seed: int, data: st.DataObject) -> None:
+    random = np.random.default_rng(seed)
+    x = (random.standard_normal((rows, p)) * np.exp(3 * random.standard_normal(p))).astype(np.float32)
+    x[random.random(x.shape) < 0.02] = np.nan
+    components = random.standard_normal((p, d))
+    embedding = Embedding(random.standard_normal(p), np.exp(random.standard_normal(p)), components, np.zeros(d))
+    whole = embedding.transform(x)
+    # A mean of equal rows puts projections at the threshold, where a last bit would show.
+    turn = random_rotation(seed, "rabitq", d)
+    binarizers = {
+        "median": Binarizer("median", whole[0].astype(np.float64), np.eye(d)),
+        "rabitq": Binarizer("rabitq", whole.astype(np.float64).mean(axis=0), turn),
+    }
+    cuts = sorted(data.draw(st.sets(st.integers(0, rows), max_size=4)) | {0, rows})
+    parts = [embedding.transform(x[a:b]) for a, b in itertools.pairwise(cuts)]
+    assert np.concatenate(parts).tobytes() == whole.tobytes()
+    together = code_columns(binarizers, whole)
+    assert set(together) == {"median", "rabitq", "rabitq_norm", "rabitq_factor"}
+    found = [code_columns(binarizers, part) for part in parts]
+    for name, column in together.items():
+        assert [v for part in found for v in part[name].to_pylist()] == column.to_pylist()
+
+
+@given(st.integers(1, 50), st.integers(1, 50), st.integers(1, 50), st.integers(0, 9))
+def test_the_product_is_the_product_of_matrices(n: int, p: int, d: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    # Column order, as a slice of a table may have.
+    x, matrix = np.asfortranarray(random.standard_normal((n, p))), random.standard_normal((d, p)).T
+    np.testing.assert_allclose(product(x, matrix), x @ matrix, rtol=1e-12, atol=1e-12)

@@ -1,16 +1,21 @@
 """Licences against an allow list; a dataset without what its recipe does not allow."""
 
+import hashlib
 import zipfile
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from schemas.errors import RecipeError
+from flows.search import neighbours
+from schemas.errors import RecipeError, ToleranceError
+from schemas.recipe import Licences
 from tasks.ingest.allow import permitted
 from tasks.query.dataset import open_dataset
 from tasks.query.sql import query
+from tasks.query.verify import verify
 from tests.conftest import Mill, recipe_of
 
 
@@ -33,6 +38,8 @@ from tests.conftest import Mill, recipe_of
         ("GPL-3.0-or-later", ["GPL-3.0-only"], False),
         ("LicenseRef-own", ["MIT"], False),
         ("LicenseRef-own OR MIT", ["MIT"], True),
+        ("LicenseRef-own", ["LicenseRef-own"], True),
+        ("(MIT AND " * 2000 + "MIT" + ")" * 2000, ["MIT"], False),
         ("MIT OR", ["MIT"], False),
         ("", ["MIT"], False),
     ],
@@ -59,6 +66,44 @@ def test_any_expression_is_its_truth_table(tree: object, allow: set[str]) -> Non
     assert permitted(text(tree), sorted(allow)) is truth(tree)
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        (" mit ", "MIT"),
+        ("GPL-3.0", "GPL-3.0-only"),
+        ("gpl-2.0+", "GPL-2.0-or-later"),
+        ("gpl-3.0-only  with GCC-EXCEPTION-3.1", "GPL-3.0-only WITH GCC-exception-3.1"),
+        ("GPL-2.0-with-GCC-exception", "GPL-2.0-with-GCC-exception"),
+        ("LicenseRef-own.1", "LicenseRef-own.1"),
+    ],
+)
+def test_an_allowed_identifier_is_spelled_as_spdx_does(written: str, meant: str) -> None:
+    assert Licences(allow=(written,)).allow == (meant,)
+    assert permitted(meant, [meant])
+    assert Licences(allow=(written, meant)).allow == (meant,)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "",
+        "BSD",
+        "MIT OR Apache-2.0",
+        "Classpath-exception-2.0",
+        "MIT WITH Apache-2.0",
+        "MIT WITH LLVM-exception WITH",
+    ],
+)
+def test_what_is_no_identifier_is_refused(written: str) -> None:
+    with pytest.raises(ValidationError, match="is not an SPDX"):
+        Licences(allow=(written,))
+
+
+def test_a_corpus_with_nothing_allowed_says_so(corpus: Path, mill: Mill, tmp_path: Path) -> None:
+    with pytest.raises(ToleranceError, match=r"keeps every source out: 1 x licence unknown"):
+        mill(recipe_of(corpus, licences={"allow": ["MIT"]}), tmp_path)
+
+
 def test_an_unknown_identifier_is_refused_with_the_nearest(corpus: Path, mill: Mill, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"did you mean 'Apache-2\.0'"):
         mill(recipe_of(corpus, licences={"allow": ["Apache2.0"]}), tmp_path)
@@ -72,6 +117,8 @@ def test_a_dataset_without_what_is_not_allowed(corpus: Path, mill: Mill, tmp_pat
         with zipfile.ZipFile(tmp_path / name, "w") as archive:
             for path in some:
                 archive.write(path, path.relative_to(corpus).as_posix())
+            if name == "gpl.zip":
+                archive.writestr("../escape.so", b"refused, but not a failure of a dataset that leaves it out")
         return (tmp_path / name).as_uri()
 
     sources = [
@@ -97,6 +144,12 @@ def test_a_dataset_without_what_is_not_allowed(corpus: Path, mill: Mill, tmp_pat
         ("mit.zip", "ok", None),
         ("nothing-said.zip", "excluded", "licence unknown"),
     ]
+    assert answer("SELECT status FROM observations WHERE path_in_source LIKE '%escape.so'") == [("refused",)]
+    assert [finding for _, findings in verify(dataset) for finding in findings] == []
+    # A file of both is the allowed source's.
+    places = {row["sample_id"]: row["found_in"] for row in neighbours(dataset, str(shared), 200).to_pylist()}
+    assert places[hashlib.sha256(shared.read_bytes()).hexdigest()].startswith("mit.zip/")
+    assert all(place.startswith("mit.zip/") for place in places.values())
     for table, key in (
         ("binaries", "sha256"),
         ("features", "sample_id"),
