@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # pip's own version travels with the interpreter; what it installs is pinned by hash.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 
-.PHONY: demo test check bench fuzz format constraints clean
+.PHONY: demo test check bench bench-large fuzz format constraints clean
 
 demo: $(VENV)/run
 	$(BIN)/binmill demo
@@ -18,8 +18,21 @@ check: $(VENV)/test
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+# fastHDMI is the screening's peer, and has an environment of its own: it is compiled when installed (a C compiler and
+# the headers of Python are needed), and uses pyarrow without asking for it. Without it the rest is measured.
+PEER := build/fasthdmi
 bench: $(VENV)/test
+	@$(MAKE) --no-print-directory $(PEER)/done || echo "fastHDMI could not be installed: measuring without it"
 	$(BIN)/python -m tests.benchmarks
+
+$(PEER)/done:
+	$(PYTHON) -m venv $(PEER)
+	$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check --no-input fastHDMI==1.25.26 KDEpy==1.1.12 pyarrow
+	touch $@
+
+# Takes minutes, two cores, and 12 GB of disk below build/, where its tables stay for the next time.
+bench-large: $(VENV)/test
+	$(BIN)/python -m tests.benchmarks screen-large
 
 # Damaged PE, ELF and Mach-O files through the isolated parser.
 COUNT ?= 10000

@@ -120,6 +120,8 @@ def _build(
     memory: int | None,
     cache: Path | None,
     as_json: bool,
+    *,
+    only_screen: bool = False,
 ) -> None:
     from tasks.query.dataset import open_dataset
 
@@ -130,21 +132,20 @@ def _build(
     from flows.progress import shown
 
     with _quiet_libraries():
-        from flows.dataset import PROGRESS, build_dataset
+        from flows.dataset import PROGRESS, build_dataset, screen_table
         from flows.server import prefect_server
 
         with prefect_server(), shown(err) as progress:
             token = PROGRESS.set(progress)
+            common: dict[str, Any] = {
+                "recipe": recipe, "base": str(base), "output": str(output),
+                "workers": workers, "scheduler": scheduler, "memory_mib": memory,
+            }  # fmt: skip
             try:
-                result = build_dataset(
-                    recipe=recipe,
-                    base=str(base),
-                    output=str(output),
-                    workers=workers,
-                    scheduler=scheduler,
-                    memory_mib=memory,
-                    cache=None if cache is None else str(cache),
-                )
+                if only_screen:
+                    result: Any = screen_table(**common)
+                else:
+                    result = build_dataset(**common, cache=None if cache is None else str(cache))
             except KeyboardInterrupt:
                 raise typer.Exit(_interrupted()) from None
             finally:
@@ -153,9 +154,14 @@ def _build(
     if as_json:
         _print_json(result | {"summary": dataset.manifest.summary})
         return
-    from flows.show import report
+    if only_screen:
+        from flows.show import screened
 
-    report(out, dataset.manifest, dataset.root)
+        screened(out, dataset.manifest, dataset.root)
+    else:
+        from flows.show import report
+
+        report(out, dataset.manifest, dataset.root)
     if result["computed"] == 0:
         out.print("[dim]Everything was there: nothing was computed.[/]")
 
@@ -168,6 +174,59 @@ def _quiet_libraries() -> Generator[None]:
             warnings.simplefilter("ignore")
         logging.getLogger("httpx").setLevel(logging.ERROR)
         yield
+
+
+@app.command()
+def screen(
+    table: Annotated[
+        Path,
+        typer.Argument(
+            metavar="TABLE",
+            help="CSV, Parquet, Arrow, .npy or PLINK .bed, or a folder of Parquet or Arrow files; larger than memory.",
+        ),
+    ],
+    outcome: Annotated[str, typer.Option(metavar="COL", help="Column that the others are held against.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder of the result. Default: TABLE's name and '-screened'.")
+    ] = None,
+    estimator: Annotated[
+        str, typer.Option(help="auto, binned, kde, knn, sparse or pearson: what features are ranked by.")
+    ] = "auto",
+    kind: Annotated[str, typer.Option(help="The outcome: auto, classes or continuous.")] = "auto",
+    exclude: Annotated[list[str] | None, typer.Option(help="Column that is no feature; may be repeated.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Only this column; may be repeated.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many features are selected at most.")] = 64,
+    max_q: Annotated[float, typer.Option(help="Select only features with a false-discovery rate up to this.")] = 0.05,
+    share: Annotated[float, typer.Option(help="Select the fewest that make up this share of all scores.")] = 1.0,
+    redundancy: Annotated[str, typer.Option(help="none, mrmr, jmi or cmim: choose each for what it adds.")] = "none",
+    permutations: Annotated[int, typer.Option(min=0, help="Draws for permutation p-values; 0: chi-square's.")] = 0,
+    stability: Annotated[int, typer.Option(min=0, help="Subsamples for stability selection.")] = 0,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Any other key of a recipe's 'screening' (bandwidth, kernel, bins, ...)."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all randomness.")] = 0,
+    workers: Workers = 1,
+    scheduler: Scheduler = None,
+    memory: Memory = None,
+    as_json: JSON = False,
+) -> None:
+    """Which columns of TABLE tell something about COL? Mutual information of each, with p- and q-values.
+
+    The result is a folder like a dataset's: the table 'screening', the bins, a plot (screening.svg), and the recipe;
+    'binmill query' and 'binmill verify' work on it. Rows and columns may be many; no column fails the run.
+    """
+    from flows.recipes import screening_recipe
+
+    given = {
+        "estimator": estimator, "outcome": kind, "top": top, "max_q": max_q, "share": share,
+        "redundancy": redundancy, "permutations": permutations, "stability": stability,
+    }  # fmt: skip
+    recipe = screening_recipe(table, outcome, given, option or [], exclude or [], only or [], seed)
+    where = output or Path(f"{recipe['name']}-screened")
+    _build(recipe, table.absolute().parent, where, workers, scheduler, memory, None, as_json, only_screen=True)
 
 
 @app.command()

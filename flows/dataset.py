@@ -1,8 +1,8 @@
-"""The flow that makes a dataset: one Prefect task a stage, Dask futures inside it."""
+"""The flows that make a dataset, or only screen a table: one Prefect task a stage, Dask futures inside it."""
 
 import datetime
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ from prefect.cache_policies import NO_CACHE
 from flows.cluster import executor
 from flows.progress import Lines
 from flows.recipes import DEMO, check_recipe, load_recipe
-from flows.stages import STAGES
+from flows.stages import SCREENING_ONLY, STAGES, Stage
 from schemas.errors import WorkerError
+from schemas.recipe import Recipe
 from tasks.build import Build, Progress, release
 from tasks.ingest.cache import default_cache
 from tasks.journal import Journal
@@ -54,18 +55,62 @@ def build_dataset(
     dict
         `digest`, `root`, `changed`, `computed` (items that were run) and `notes`.
     """
+    return _made(*_checked(recipe, base), STAGES, output, workers, scheduler, memory_mib, cache)
+
+
+@flow(name="screen-table", persist_result=False, validate_parameters=False, log_prints=False)
+def screen_table(
+    recipe: str | dict[str, Any],
+    output: str,
+    base: str | None = None,
+    workers: int = 1,
+    scheduler: str | None = None,
+    memory_mib: int | None = None,
+) -> dict[str, Any]:
+    """Screen the features of a table against an outcome, and nothing else.
+
+    Parameters
+    ----------
+    recipe
+        Path of a recipe (such as `binmill screen` leaves in its folder), or its content; its source is a table, and
+        `label_column` the outcome.
+    output, base, workers, scheduler, memory_mib
+        As for `build_dataset`.
+
+    Returns
+    -------
+    dict
+        As of `build_dataset`.
+    """
+    return _made(*_checked(recipe, base), SCREENING_ONLY, output, workers, scheduler, memory_mib, None)
+
+
+def _checked(recipe: str | dict[str, Any], base: str | None) -> tuple[Recipe, str | None]:
+    """A flow's recipe, and the folder that its paths start from."""
     if recipe == "demo":
         recipe = str(DEMO)
     if isinstance(recipe, str):
-        checked, base = load_recipe(Path(recipe)), base or str(Path(recipe).resolve().parent)
-    else:
-        checked = check_recipe(recipe, "recipe")
+        return load_recipe(Path(recipe)), base or str(Path(recipe).resolve().parent)
+    return check_recipe(recipe, "recipe"), base
+
+
+def _made(
+    recipe: Recipe,
+    base: str | None,
+    stages: Sequence[Stage],
+    output: str,
+    workers: int,
+    scheduler: str | None,
+    memory_mib: int | None,
+    cache: str | None,
+) -> dict[str, Any]:
+    """Run stages over a recipe, each as a Prefect task, and commit what they made."""
     started = datetime.datetime.now(datetime.UTC)
     root = Path(output).absolute()
     memory = None if memory_mib is None else memory_mib * 2**20
     with Journal(root, write=True) as journal, executor(workers, scheduler, memory) as where:
         build = Build(
-            recipe=checked,
+            recipe=recipe,
             base=Path(base or "."),
             root=root,
             cache=default_cache() if cache is None else Path(cache),
@@ -73,7 +118,7 @@ def build_dataset(
             journal=journal,
             progress=PROGRESS.get(None) or Lines(get_run_logger().info),
         )
-        for name, stage in STAGES:
+        for name, stage in stages:
             _stage_task(name, stage, build)()
         finished = datetime.datetime.now(datetime.UTC)
         run = {

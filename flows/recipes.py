@@ -1,6 +1,8 @@
 """Reading recipes: YAML in, a checked recipe out, and errors that name file, field and remedy."""
 
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,51 @@ def _field(location: tuple[int | str, ...]) -> str:
     for part in location:
         text += f"[{part}]" if isinstance(part, int) else f".{part}"
     return f"{text.removeprefix('.')}: " if text else ""
+
+
+def screening_recipe(
+    table: Path,
+    outcome: str,
+    given: dict[str, Any],
+    others: Sequence[str],
+    exclude: Sequence[str],
+    only: Sequence[str],
+    seed: int,
+) -> dict[str, Any]:
+    """The recipe of `binmill screen`: a table, its outcome, and the section `screening`.
+
+    The table's path starts from its own folder, so that the recipe says the same wherever that folder is.
+
+    Parameters
+    ----------
+    given, others
+        Keys of `screening`; and more of them as texts `key=value`.
+
+    Raises
+    ------
+    RecipeError
+        An option is not known, or has a value that it cannot have.
+    """
+    screening = dict(given)
+    for text in others:
+        key, mark, value = text.partition("=")
+        if not mark:
+            raise RecipeError(f"--set {text}: no '='", "write --set key=value, as --set bandwidth=isj")
+        screening[key.strip()] = yaml.safe_load(value)
+    name = re.sub(r"[^a-z0-9._-]+", "-", table.name.split(".")[0].lower()).strip("-._")
+    recipe = {
+        "name": name or "table",
+        "sources": [
+            {
+                "kind": "table", "path": table.name, "label_column": outcome,
+                "exclude": list(exclude), "columns": list(only),
+            }
+        ],
+        "label": {"origin": "column"},
+        "screening": screening,
+        "seed": seed,
+    }  # fmt: skip
+    return check_recipe(recipe, "screen").model_dump(mode="json")
 
 
 def recipe_schema() -> str:

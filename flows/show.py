@@ -11,6 +11,7 @@ from rich.tree import Tree
 from schemas.manifest import Manifest
 from tasks.build import Build
 from tasks.query.trace import Trace
+from tasks.shards import read_shard
 
 
 def size(count: float) -> str:
@@ -89,6 +90,24 @@ def report(console: Console, manifest: Manifest, root: Path, *, commands: bool =
         console.print("", "[bold]Try next[/]", sep="\n")
         for command in next_commands(manifest, root):
             console.print(f"  {escape(command)}", soft_wrap=True, highlight=False)
+
+
+def screened(console: Console, manifest: Manifest, root: Path) -> None:
+    """What a screening found: the best features, the counts, where the rest is."""
+    from flows.show_screening import console_plot
+    from tasks.publish.card import PLOT
+
+    table = read_shard(root, manifest.tables["screening"][0].path)
+    console.print("", console_plot(table, console.width, manifest.recipe["screening"]["max_q"]), "", sep="\n")
+    for note in manifest.run.get("notes", []):
+        console.print(f"[yellow]Note:[/] {escape(note)}")
+    console.print(f"[bold]Result[/] {escape(str(root))}", soft_wrap=True)
+    console.print(f"[bold]Plot[/]   {escape(str(root / PLOT))}", soft_wrap=True)
+    console.print(f"[bold]Digest[/] {manifest.digest}", soft_wrap=True)
+    sql = "SELECT feature, mi, q_value FROM screening WHERE selected ORDER BY rank"
+    command = f'  binmill query {_shortest(root)} "{sql}"'
+    console.print("", "[bold]Try next[/]", sep="\n")
+    console.print(escape(command), soft_wrap=True, highlight=False)
 
 
 def next_commands(manifest: Manifest, root: Path) -> list[str]:

@@ -1,6 +1,6 @@
 """The order of the stages, and a run of them in a plain loop."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tasks.binarize.task
@@ -9,12 +9,16 @@ import tasks.ingest.task
 import tasks.label.task
 import tasks.publish.task
 import tasks.rebalance.task
+import tasks.screen.source
 import tasks.screen.task
 import tasks.split.task
 from schemas.manifest import Manifest
 from tasks.build import Build
 
-STAGES: tuple[tuple[str, Callable[[Build], None]], ...] = (
+Stage = tuple[str, Callable[[Build], None]]
+"""A stage's name and what it does."""
+
+STAGES: tuple[Stage, ...] = (
     ("ingest", tasks.ingest.task.build),
     ("extract", tasks.extract.task.build),
     ("check-inputs", tasks.publish.task.check_tolerance),
@@ -27,10 +31,13 @@ STAGES: tuple[tuple[str, Callable[[Build], None]], ...] = (
 )
 """Each stage plans its items, computes what is missing, and goes on from the receipts. Publishing comes last."""
 
+SCREENING_ONLY: tuple[Stage, ...] = (("screen", tasks.screen.source.build),)
+"""The screening of a table by itself."""
 
-def run_stages(build: Build, run: Mapping[str, Any]) -> Manifest:
+
+def run_stages(build: Build, run: Mapping[str, Any], stages: Sequence[Stage] = STAGES) -> Manifest:
     """Every stage after the other, then the commit: what the flow does, without Prefect."""
-    for _, stage in STAGES:
+    for _, stage in stages:
         stage(build)
     manifest, _ = tasks.publish.task.publish(build, run)
     return manifest

@@ -189,6 +189,8 @@ class TableSource(Model):
     """Column whose equal values are never split between train and test; by default each row is by itself."""
     columns: tuple[str, ...] = ()
     """Feature columns (numbers, booleans, or one fixed-size list of numbers); by default every other one."""
+    exclude: tuple[str, ...] = ()
+    """Columns that are no features (identifiers, say); only `binmill screen` knows this."""
 
 
 Source = Annotated[
@@ -272,13 +274,41 @@ class Features(Model):
 class Screening(Model):
     """Mutual information of each feature with the label, on the training split only."""
 
-    estimator: Literal["binned"] = "binned"
-    bins: int = Field(default=16, ge=2, le=256)
-    """Quantile bins for a feature (fewer where values repeat)."""
+    estimator: Literal["auto", "binned", "kde", "knn", "sparse", "pearson"] = "auto"
+    """What features are ranked by. `auto`: tables for features of few values, the stronger of density estimate and
+    correlation for continuous ones. `binned`: contingency tables. `kde`: kernel density estimates. `knn`: nearest
+    neighbours (Kraskov, Ross). `sparse`: tables of 0/1 features, no others. `pearson`: correlation.
+    p-values always come from tables (`pearson`: from its own)."""
+    outcome: Literal["auto", "classes", "continuous"] = "auto"
+    """Whether the outcome names classes or is a quantity; `auto`: a quantity when it is numbers of many values."""
+    bins: int = Field(default=16, ge=2, le=255)
+    """Bins for a feature (fewer where values repeat), and for a continuous outcome."""
+    binning: Literal["quantile", "uniform"] = "quantile"
+    """Bins of equal count or of equal width."""
+    bandwidth: Literal["silverman", "scott", "isj"] | Annotated[float, Field(gt=0)] = "silverman"
+    """Of `kde`: a rule, or a number of standard deviations of the column."""
+    kernel: Literal["gaussian", "epanechnikov", "triangular", "box", "biweight", "triweight", "cosine"] = "gaussian"
+    """Of `kde`."""
+    neighbors: int = Field(default=3, ge=1, le=100)
+    """k of `knn`."""
+    sample: int = Field(default=16_384, ge=100)
+    """Rows that `knn` and the redundancy criteria look at: all, or so many of them, drawn by the seed."""
+    permutations: int = Field(default=0, ge=0, le=1_000_000)
+    """Draws for permutation p-values, which then stand in place of chi-square's; 0: none."""
+    fdr: Literal["bh", "by"] = "bh"
+    """Whose q-value `max_q` looks at: Benjamini-Hochberg's, or Benjamini-Yekutieli's (any dependence)."""
+    stability: int = Field(default=0, ge=0, le=1000)
+    """Subsamples of half the rows for stability selection; 0: none."""
+    redundancy: Literal["none", "mrmr", "jmi", "cmim"] = "none"
+    """Choose among the best `candidates` one after the other, each for what it adds to those chosen."""
+    candidates: int = Field(default=256, ge=1, le=4096)
+    """How many of the best the redundancy criterion chooses from."""
     top: int = Field(default=64, ge=1)
     """How many features are selected, best first."""
     max_q: float = Field(default=1.0, gt=0, le=1)
-    """Select only features whose false-discovery rate (Benjamini-Hochberg) is at most this."""
+    """Select only features whose false-discovery rate is at most this."""
+    share: float = Field(default=1.0, gt=0, le=1)
+    """Select the fewest of the best whose scores make up this share of the scores of all that may be selected."""
 
 
 class Rebalancing(Model):

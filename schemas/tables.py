@@ -126,22 +126,44 @@ SCREENING: Any = pa.schema(
         pa.field("feature", pa.string(), nullable=False),
         pa.field("group", pa.string(), nullable=False),
         pa.field("index", pa.int32(), nullable=False),
-        pa.field("estimator", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("estimator", pa.string()),
         pa.field("n", pa.int64(), nullable=False),
         pa.field("missing", pa.int64(), nullable=False),
+        pa.field("infinite", pa.int64(), nullable=False),
         pa.field("bins", pa.int32(), nullable=False),
+        pa.field("score", pa.float64()),
         pa.field("mi", pa.float64()),
         pa.field("mi_corrected", pa.float64()),
         pa.field("g", pa.float64()),
         pa.field("dof", pa.int32()),
         pa.field("p_value", pa.float64()),
+        pa.field("p_permutation", pa.float64()),
         pa.field("q_value", pa.float64()),
+        pa.field("q_by", pa.float64()),
+        pa.field("mi_binned", pa.float64()),
+        pa.field("mi_kde", pa.float64()),
+        pa.field("mi_knn", pa.float64()),
+        pa.field("mi_pearson", pa.float64()),
+        pa.field("pearson", pa.float64()),
+        pa.field("stability", pa.float64()),
+        pa.field("redundancy", pa.float64()),
         pa.field("rank", pa.int32()),
         pa.field("selected", pa.bool_(), nullable=False),
         pa.field("reason", pa.string()),
     ]
 )
-"""One feature's score. MI in nats; `mi_corrected` is Miller-Madow's; `reason` says why a score is 0 or null."""
+"""One feature's score; information in nats.
+
+`kind` is binary, discrete (at most as many values as bins), continuous, categorical, constant or missing.
+`score` is what features are ranked by; `mi` is the value of the `estimator` that it rests on, `mi_corrected` less its
+bias. `g`, `dof` and `p_value` are of the contingency table (p of G over its mean across shuffles of the outcome; of the
+correlation where the recipe's estimator is pearson);
+`q_value` is Benjamini and Hochberg's, `q_by` Benjamini and Yekutieli's, over `p_permutation` where that was drawn.
+`mi_...` are the estimators beside each other; `pearson` is the correlation (for more than two classes the
+correlation ratio). `stability` is the share of subsamples in which the feature was among the best; `redundancy` the
+criterion's value when the feature was chosen. `reason` says why a score is 0 or null.
+"""
 
 
 def features_schema(feature_set: str, groups: dict[str, tuple[str, ...]]) -> Any:

@@ -72,7 +72,9 @@ class Workplace:
     root: Path
     item: Item
 
-    def write(self, path: str, schema: Any, batches: Iterable[Any]) -> Shard:
+    def write(
+        self, path: str, schema: Any, batches: Iterable[Any], row_group_rows: int | None = None, *, raw: bool = False
+    ) -> Shard:
         """Write one shard of this item; it carries the item's provenance."""
         return write_shard(
             self.root,
@@ -80,8 +82,9 @@ class Workplace:
             schema,
             batches,
             self.item.provenance,
-            row_group_rows=self.item.args.get("row_group_rows", 65_536),
+            row_group_rows=row_group_rows or self.item.args.get("row_group_rows", 65_536),
             zstd_level=self.item.args.get("zstd_level", 3),
+            raw=raw,
         )
 
     def receipt(self, shards: Sequence[Shard], **facts: Any) -> Receipt:

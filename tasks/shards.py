@@ -134,6 +134,7 @@ def write_shard(
     *,
     row_group_rows: int = 65_536,
     zstd_level: int = 3,
+    raw: bool = False,
 ) -> Shard:
     """Write record batches (or tables) as one Parquet file: temporary file, fsync, rename.
 
@@ -149,6 +150,8 @@ def write_shard(
         Record for the file's metadata.
     row_group_rows, zstd_level
         Rows in a row group; compression level.
+    raw
+        Store the bytes as they are, without compression, dictionaries and statistics: read at the memory's speed.
 
     Raises
     ------
@@ -166,8 +169,10 @@ def write_shard(
             with pq.ParquetWriter(
                 pa.PythonFile(sink, mode="w"),
                 schema,
-                compression="zstd",
-                compression_level=zstd_level,
+                compression="none" if raw else "zstd",
+                compression_level=None if raw else zstd_level,
+                use_dictionary=not raw,
+                write_statistics=not raw,
                 write_page_checksum=True,
                 store_schema=True,
             ) as writer:

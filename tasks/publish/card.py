@@ -4,6 +4,9 @@ from typing import Any
 
 from schemas.recipe import Recipe
 
+PLOT = "screening.svg"
+"""The plot of the table `screening`, beside the card."""
+
 NOTES = {
     "sources": "places data came from, with URL, archive SHA-256 and licence",
     "observations": "places where each file was found, refused ones with the reason",
@@ -44,20 +47,17 @@ def card(recipe: Recipe, summary: dict[str, Any], rows: dict[str, int]) -> str:
     ]
     parts += ["## Tables", "", "| table | rows | a row is |", "|---|---:|---|"]
     parts += [f"| `{name}` | {count:,} | {NOTES.get(name, '')} |" for name, count in rows.items()]
-    parts += [
-        "",
-        "## Class balance",
-        "",
-        "| split | label | real rows | with synthetic rows |",
-        "|---|---|---:|---:|",
-    ]
     before, after = summary["balance"]["before"], summary["balance"]["after"]
-    parts += [
-        f"| {split} | {label} | {before[split].get(label, 0):,} | {count:,} |"
-        for split, labels in after.items()
-        for label, count in labels.items()
-    ]
-    parts += _duplicates(summary["duplicates"])
+    if any(after.values()):
+        parts += ["", "## Class balance", "", "| split | label | real rows | with synthetic rows |"]
+        parts += ["|---|---|---:|---:|"]
+        parts += [
+            f"| {split} | {label} | {before[split].get(label, 0):,} | {count:,} |"
+            for split, labels in after.items()
+            for label, count in labels.items()
+        ]
+    if summary["duplicates"]:
+        parts += _duplicates(summary["duplicates"])
     parts += ["", "## What was left out, and why", ""]
     if summary["failures"]:
         parts += ["| stage | reason | inputs |", "|---|---|---:|"]
@@ -73,11 +73,12 @@ def card(recipe: Recipe, summary: dict[str, Any], rows: dict[str, int]) -> str:
         parts += ["", "The recipe's `licences` keep these out:", "", "| reason | sources | files |", "|---|---:|---:|"]
         parts += [f"| {_cell(e['reason'])} | {e['sources']:,} | {e['files']:,} |" for e in summary["excluded"]]
     if summary["top_features"]:
-        parts += ["", "## Top features", "", "| rank | feature | MI (bits) | q |", "|---:|---|---:|---:|"]
+        parts += ["", "## Top features", "", "| rank | feature | MI (bits) | by | q |", "|---:|---|---:|---|---:|"]
         parts += [
-            f"| {f['rank']} | `{f['feature']}` | {f['mi_bits']:.3f} | {f['q_value']:.2g} |"
+            f"| {f['rank']} | `{f['feature']}` | {f['mi_bits']:.3f} | {f['estimator']} | {f['q_value']:.2g} |"
             for f in summary["top_features"]
         ]
+        parts += ["", f"![Information of all features, and how sure it is]({PLOT})"]
     if summary["recall"]:
         parts += [
             "",
@@ -91,20 +92,26 @@ def card(recipe: Recipe, summary: dict[str, Any], rows: dict[str, int]) -> str:
             f"{r['base']} |"
             for r in summary["recall"]
         ]
-    parts += [
-        "",
-        "## Query it",
-        "",
-        "```",
-        'binmill query . "SELECT split, label, count(*) FROM splits JOIN labels USING (sample_id) GROUP BY ALL"',
-        "duckdb -c \"SELECT label, count(*) FROM 'tables/train/*.parquet' GROUP BY label\"",
-        "python -c \"import pyarrow.dataset as d; print(d.dataset('tables/train').to_table().to_pandas())\"",
-        "```",
-        "",
-        "Everything learned (`fitted/`) was learned from `train` alone. `binmill verify .` checks every byte,",
-        "`binmill trace . ID` shows where a row came from.",
-        "",
-    ]
+    parts += ["", "## Query it", "", "```"]
+    if "train" in rows:
+        parts += [
+            'binmill query . "SELECT split, label, count(*) FROM splits JOIN labels USING (sample_id) GROUP BY ALL"',
+            "duckdb -c \"SELECT label, count(*) FROM 'tables/train/*.parquet' GROUP BY label\"",
+            "python -c \"import pyarrow.dataset as d; print(d.dataset('tables/train').to_table().to_pandas())\"",
+            "```",
+            "",
+            "Everything learned (`fitted/`) was learned from `train` alone. `binmill verify .` checks every byte,",
+            "`binmill trace . ID` shows where a row came from.",
+        ]
+    else:
+        parts += [
+            'binmill query . "SELECT feature, mi, q_value FROM screening WHERE selected ORDER BY rank"',
+            "duckdb -c \"SELECT * FROM 'tables/screening/*.parquet' ORDER BY rank\"",
+            "```",
+            "",
+            "Every row of the table with an outcome counts. `binmill verify .` checks every byte.",
+        ]
+    parts.append("")
     return "\n".join(parts)
 
 

@@ -46,7 +46,7 @@ def failures(build: Build) -> tuple[list[dict[str, Any]], int]:
             if "observations" in present
             else "CREATE TABLE places (sha256 VARCHAR, place VARCHAR)"
         )
-        union = " UNION ALL ".join(_FAILURES[name] for name in present)
+        union = " UNION ALL ".join(_FAILURES[name] for name in present) or "SELECT '', '', '' WHERE false"
         rows = database.execute(
             f"WITH f(stage, reason, example) AS ({union}) "
             "SELECT stage, regexp_extract(reason, '^[^:''\"(]*(: [^:''\"(]*)?') AS why, count(*) AS n, "
@@ -54,6 +54,7 @@ def failures(build: Build) -> tuple[list[dict[str, Any]], int]:
         ).fetchall()
         # A table's inputs are its rows.
         total = sum(shard.rows for shard in build.shards("extract.rows", "features"))
+        total += sum(receipt.facts["rows"] for receipt in build.receipts.get("screen.open", []))
         if "observations" in present:
             total = _count(
                 database,
@@ -82,7 +83,7 @@ def summarise(build: Build) -> dict[str, Any]:
         "excluded": excluded(build),
         "balance": _balance(build),
         "duplicates": _duplicates(build),
-        "top_features": _top_features(build.root, build.shards("screen.scores", "screening")),
+        "top_features": _top_features(build.root, build.shards("screen.select", "screening")),
         "recall": _recall(build),
     }
     summary["features"] = _feature_count(build)
@@ -155,6 +156,8 @@ def _balance(build: Build) -> dict[str, dict[str, dict[str, int]]]:
 
 def _duplicates(build: Build) -> dict[str, Any]:
     """Clusters of duplicates by kind, and what the splits still share."""
+    if "split.splits" not in build.receipts:
+        return {}
     facts = build.receipts["split.splits"][0].facts
     return {name: facts[name] for name in ("samples", "clusters", "largest_group", "leakage")}
 
@@ -162,15 +165,14 @@ def _duplicates(build: Build) -> dict[str, Any]:
 def _top_features(root: Path, shards: list[Shard], count: int = 15) -> list[dict[str, Any]]:
     if not shards:
         return []
-    table = read_shard(
-        root, shards[0].path, ["feature", "mi", "mi_corrected", "p_value", "q_value", "rank", "selected"]
-    )
+    table = read_shard(root, shards[0].path, ["feature", "mi", "estimator", "q_value", "rank", "selected"])
     rows = [row for row in table.to_pylist() if row["rank"] is not None and row["rank"] <= count]
     return [
         {
             "rank": row["rank"],
             "feature": row["feature"],
-            "mi_bits": row["mi_corrected"] / LN2,
+            "mi_bits": row["mi"] / LN2,
+            "estimator": row["estimator"],
             "q_value": row["q_value"],
             "selected": row["selected"],
         }
@@ -179,7 +181,7 @@ def _top_features(root: Path, shards: list[Shard], count: int = 15) -> list[dict
 
 
 def _feature_count(build: Build) -> dict[str, int]:
-    shards = build.shards("screen.scores", "screening")
+    shards = build.shards("screen.select", "screening")
     if not shards:
         return {}
     table = read_shard(build.root, shards[0].path, ["selected", "q_value"])

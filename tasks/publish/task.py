@@ -11,9 +11,9 @@ import yaml
 from schemas.errors import ToleranceError
 from schemas.manifest import Manifest, ShardEntry, content_digest
 from tasks.build import Build
-from tasks.publish.card import card
+from tasks.publish.card import PLOT, card
 from tasks.publish.summary import excluded, failures, summarise
-from tasks.shards import Shard, replace_atomically, sweep
+from tasks.shards import Shard, read_shard, replace_atomically, sweep
 
 MANIFEST = "manifest.json"
 
@@ -86,14 +86,14 @@ def publish(build: Build, run: Mapping[str, Any]) -> tuple[Manifest, bool]:
     previous = _previous(build)
     summary = summarise(build)
     rows = {name: sum(shard.rows for shard in shards) for name, shards in tables.items()}
-    texts = {
-        "README.md": card(build.recipe, summary, rows),
-        "recipe.yaml": yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True),
-    }
-    for name, text in texts.items():
-        if not (build.root / name).is_file() or (build.root / name).read_text(encoding="utf-8") != text:
-            replace_atomically(build.root / name, text.encode())
-    files = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+    beside = {
+        "README.md": card(build.recipe, summary, rows).encode(),
+        "recipe.yaml": yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True).encode(),
+    } | _plots(build, previous, digest)
+    for name, data in beside.items():
+        if not (build.root / name).is_file() or (build.root / name).read_bytes() != data:
+            replace_atomically(build.root / name, data)
+    files = {name: hashlib.sha256(data).hexdigest() for name, data in beside.items()}
     manifest = Manifest(
         name=build.recipe.name,
         digest=digest,
@@ -122,6 +122,23 @@ def publish(build: Build, run: Mapping[str, Any]) -> tuple[Manifest, bool]:
     build.journal.keep_only({receipt.key for receipt in receipts})
     sweep(build.root, {shard.path for receipt in receipts for shard in receipt.shards})
     return manifest, not unchanged
+
+
+def _plots(build: Build, previous: Manifest | None, digest: str) -> dict[str, bytes]:
+    """Plots beside the card, by file name; made only when what they show has changed."""
+    shards = build.shards("screen.select", "screening")
+    if not shards:
+        return {}
+    path = build.root / PLOT
+    if previous is not None and previous.digest == digest and path.is_file():
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() == previous.files.get(PLOT):
+            return {PLOT: data}
+    from tasks.publish.plot import screening_plot  # matplotlib takes a second
+
+    table = read_shard(build.root, shards[0].path)
+    title = build.recipe.publishing.title or build.recipe.name
+    return {PLOT: screening_plot(table, title, build.recipe.screening.max_q)}
 
 
 def _entries(build: Build) -> list[Shard]:

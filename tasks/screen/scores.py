@@ -8,9 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import chi2, false_discovery_control
+from scipy.special import xlogy
+from scipy.stats import chi2
 
 from tasks.jit import compiled
+
+WIDE = 25.0
+"""Of a cell whose count has a greater variance over shuffles, the mean is taken from moments: to 3e-4 of it."""
+_SMALL = xlogy(np.arange(256.0), np.arange(256.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,17 +29,21 @@ class Scores:
     mi_corrected
         With Miller and Madow's correction of entropies (1955), nats, not below 0.
     g
-        G = 2·n·MI, chi-square distributed with `dof` degrees of freedom under independence.
-    p_value, q_value
-        Upper tail of that chi-square; false-discovery rate after Benjamini and Hochberg (1995).
+        G = 2·n·MI.
+    g_expected
+        Mean of G over all shuffles of the outcome. Where cells hold few rows it is well above `dof`.
+    p_value
+        Upper tail of chi-square with `dof` degrees of freedom at G · dof / g_expected (Bartlett's correction, with
+        the mean itself in place of its first terms). Uncorrected, tables of 16 x 16 bins of 600 rows give p-values
+        below 0.001 eighteen times too often.
     """
 
     mi: NDArray[np.float64]
     mi_corrected: NDArray[np.float64]
     g: NDArray[np.float64]
+    g_expected: NDArray[np.float64]
     dof: NDArray[np.int32]
     p_value: NDArray[np.float64]
-    q_value: NDArray[np.float64]
     reason: list[str | None]
 
 
@@ -65,11 +74,66 @@ def _weighted_logs(
     return result
 
 
+@compiled
+def _expected_g(
+    rows: NDArray[np.int64], columns: NDArray[np.int64], n: NDArray[np.int64]
+) -> NDArray[np.float64]:  # pragma: no cover - compiled
+    # A cell of a shuffled table is hypergeometric; its mean of N ln N is summed from the mode outwards. That of N is
+    # r·k / n.
+    result = np.empty(len(rows), dtype=np.float64)
+    of_row = np.empty(rows.shape[1], dtype=np.float64)
+    for j in range(len(rows)):
+        size = n[j]
+        total = 0.0
+        for b in range(rows.shape[1]):
+            r = rows[j, b]
+            if r == 0:
+                continue
+            earlier = 0
+            while rows[j, earlier] != r:
+                earlier += 1
+            if earlier < b:  # quantile bins are mostly of one size
+                of_row[b] = of_row[earlier]
+                total += of_row[b]
+                continue
+            of_row[b] = 0.0
+            for c in range(columns.shape[1]):
+                k = columns[j, c]
+                if k == 0:
+                    continue
+                scale = float(size) / (float(r) * float(k))
+                in_r, in_k = float(r) / float(size), float(k) / float(size)
+                part = (1.0 - in_r) * (1.0 - in_k) * float(size) / max(float(size) - 1.0, 1.0)
+                if part / scale > WIDE:  # the first terms of the expansion are exact here
+                    of_row[b] += part / 2 + part * scale * (part / 4 - (1 - 2 * in_r) * (1 - 2 * in_k) / 6)
+                    continue
+                mode = min(int((float(r) + 1.0) * (float(k) + 1.0) / (float(size) + 2.0)), r, k)
+                mode = max(mode, r + k - size)
+                weights, mean = 0.0, 0.0
+                w, at = 1.0, mode
+                while w > 1e-14 and at <= min(r, k):
+                    weights += w
+                    mean += w * (_SMALL[at] if at < len(_SMALL) else at * np.log(at))
+                    w *= float(r - at) * float(k - at) / (float(at + 1) * float(size - r - k + at + 1))
+                    at += 1
+                w, at = 1.0, mode
+                while True:
+                    w *= float(at) * float(size - r - k + at) / (float(r - at + 1) * float(k - at + 1))
+                    at -= 1
+                    if w <= 1e-14 or at < 0:
+                        break
+                    weights += w
+                    mean += w * (_SMALL[at] if at < len(_SMALL) else at * np.log(at))
+                of_row[b] += mean / weights + np.log(scale) / scale
+            total += of_row[b]
+        result[j] = 2.0 * total
+    return result
+
+
 def score(tables: NDArray[np.int64]) -> Scores:
     """Score columns from int64[p, bins, classes].
 
-    A column's MI, G and p-value have the same bits in whatever block of columns it is scored; its q-value is over
-    all columns given.
+    A column's scores have the same bits in whatever block of columns it is scored.
     """
     rows, columns = tables.sum(axis=2), tables.sum(axis=1)
     n = rows.sum(axis=1)
@@ -85,39 +149,58 @@ def score(tables: NDArray[np.int64]) -> Scores:
     g = 2 * n * mi
     g[empty] = np.nan
     dof = np.where(empty, 0, np.maximum(in_x - 1, 0) * np.maximum(in_y - 1, 0)).astype(np.int32)
-    p = np.where(dof > 0, chi2.sf(np.nan_to_num(g), np.maximum(dof, 1)), 1.0)
-    p[empty] = np.nan
-    q = np.full(len(p), np.nan)
-    if (~empty).any():
-        q[~empty] = false_discovery_control(p[~empty], method="bh")
+    by_chance = _expected_g(rows, columns, n)
+    tested = dof > 0
+    p = np.where(empty, np.nan, 1.0)
+    p[tested] = chi2.sf(g[tested] * dof[tested] / by_chance[tested], dof[tested])
     reason: list[str | None] = [
         "all values missing" if e else "constant" if x < 2 else "one class only" if y < 2 else None
         for e, x, y in zip(empty, in_x, in_y, strict=True)
     ]
-    return Scores(mi, corrected, g, dof, p, q, reason)
+    return Scores(mi, corrected, g, by_chance, dof, p, reason)
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Ranks from 1 (0 for a column without a score), and which columns are selected."""
-
-    rank: NDArray[np.int32]
-    selected: NDArray[np.bool_]
-
-
-def select(scores: Scores, top: int, max_q: float) -> Selection:
-    """Rank by corrected MI, then by p-value, then by place; select the best `top` with q at most `max_q`.
-
-    A column without information (score 0 with a reason, or no score) is never selected.
-    """
-    p = len(scores.mi)
-    known = ~np.isnan(scores.mi_corrected)
-    order = np.lexsort((np.arange(p), np.nan_to_num(scores.p_value, nan=2.0), -np.nan_to_num(scores.mi_corrected)))
-    order = order[known[order]]
+def ranks(score: NDArray[np.float64], p_value: NDArray[np.float64]) -> NDArray[np.int32]:
+    """Rank by score, then by p-value, then by place: int32[p] from 1; 0 for a column without a score (NaN)."""
+    p = len(score)
+    order = np.lexsort((np.arange(p), np.nan_to_num(p_value, nan=2.0), -np.nan_to_num(score)))
+    order = order[~np.isnan(score[order])]
     rank = np.zeros(p, dtype=np.int32)
     rank[order] = np.arange(1, len(order) + 1)
-    informative = np.array([r is None for r in scores.reason], dtype=bool)
-    allowed = informative & (np.nan_to_num(scores.q_value, nan=2.0) <= max_q)
-    selected = np.zeros(p, dtype=bool)
-    selected[order[allowed[order]][:top]] = True
-    return Selection(rank, selected)
+    return rank
+
+
+def select(
+    rank: NDArray[np.int32],
+    score: NDArray[np.float64],
+    q_value: NDArray[np.float64],
+    informative: NDArray[np.bool_],
+    *,
+    top: int,
+    max_q: float = 1.0,
+    share: float = 1.0,
+) -> NDArray[np.bool_]:
+    """The best `top` columns with q at most `max_q`, as many of them as make up `share` of all their scores' sum.
+
+    Parameters
+    ----------
+    rank
+        int32[p] from 1, 0 for none; the best come first.
+    informative
+        bool[p]: a column that is False (a constant, say) is never selected.
+    share
+        The fewest of the best, whose scores add up to this share of the scores of all columns that may be selected.
+
+    Returns
+    -------
+    bool[p]
+    """
+    allowed = informative & (rank > 0) & (np.nan_to_num(q_value, nan=2.0) <= max_q)
+    order = np.flatnonzero(allowed)
+    order = order[np.argsort(rank[order], kind="stable")]
+    if share < 1 and len(order):
+        total = np.cumsum(score[order])
+        order = order[: int(np.searchsorted(total, share * total[-1] * (1 - 1e-12), side="left")) + 1]
+    selected = np.zeros(len(rank), dtype=np.bool_)
+    selected[order[:top]] = True
+    return selected

@@ -4,11 +4,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.jit import compiled
-from tasks.screen.sketch import edge_values
+from tasks.screen.sketch import Edges
 
-TILE_ROWS = 256
-"""Rows counted for one column before the next: a cache line of 16 columns is used whole, and tables are visited
-once a tile instead of once a row."""
+TILE_ROWS = 2048
+"""Rows of one column that are binned, then counted: they stay in the first cache."""
+FEW_CLASSES = 8
+"""Up to so many classes a column of two bins is counted class by class, in vector registers."""
 
 
 @compiled
@@ -19,44 +20,62 @@ def _count(
     thresholds: NDArray[np.float32],
     tables: NDArray[np.int64],
 ) -> None:  # pragma: no cover - compiled
-    n, p = x.shape
-    values = np.empty(TILE_ROWS, dtype=np.float32)
+    p, n = x.shape
+    classes = tables.shape[2]
     bins = np.empty(TILE_ROWS, dtype=np.int32)
-    for start in range(0, n, TILE_ROWS):
-        rows = min(TILE_ROWS, n - start)
-        for j in range(p):
-            for r in range(rows):
-                values[r] = x[start + r, j]
-                bins[r] = 0
+    for j in range(p):
+        edges = offsets[j + 1] - offsets[j]
+        for start in range(0, n, TILE_ROWS):
+            rows = min(TILE_ROWS, n - start)
+            values = x[j, start : start + rows]
+            of = labels[start : start + rows]
+            if edges <= 1 and classes <= FEW_CLASSES:
+                threshold = thresholds[offsets[j]] if edges else np.float32(0)
+                for c in range(classes):
+                    there = np.int32(0)
+                    above = np.int32(0)
+                    for r in range(rows):
+                        mine = np.int32(of[r] == c)
+                        there += mine & np.int32(values[r] == values[r])
+                        above += mine & np.int32(values[r] >= threshold)
+                    if edges:
+                        tables[j, 1, c] += above
+                        there -= above
+                    tables[j, 0, c] += there
+                continue
             # Comparing with every threshold has no branch to mispredict, and runs in vector registers.
+            for r in range(rows):
+                bins[r] = 0
             for t in range(offsets[j], offsets[j + 1]):
                 threshold = thresholds[t]
                 for r in range(rows):
                     bins[r] += np.int32(values[r] >= threshold)
             for r in range(rows):
-                if not np.isnan(values[r]):
-                    tables[j, bins[r], labels[start + r]] += 1
+                if values[r] == values[r]:
+                    tables[j, bins[r], of[r]] += 1
 
 
 def contingency(
     x: NDArray[np.float32],
     labels: NDArray[np.int32],
-    offsets: NDArray[np.int64],
-    edge_codes: NDArray[np.uint16],
+    edges: Edges,
     classes: int,
+    into: NDArray[np.int64] | None = None,
 ) -> NDArray[np.int64]:
     """Count the rows in each bin and class, for each column.
 
     Parameters
     ----------
     x
-        float32[n, p], C order; NaN rows of a column are left out of that column only.
+        float32[p, n]; NaN rows of a column are left out of that column only.
     labels
         int32[n]; the compiled loop checks no bounds, so this function does.
-    offsets, edge_codes
-        Bin edges of each column (see `tasks.screen.sketch.Edges`).
+    edges
+        Bin edges of the p columns.
     classes
         Number of classes.
+    into
+        Tables to add to.
 
     Returns
     -------
@@ -68,14 +87,37 @@ def contingency(
     ValueError
         If lengths differ or a label is outside [0, classes).
     """
-    if len(labels) != len(x) or len(offsets) != x.shape[1] + 1:
+    p, n = x.shape
+    if len(labels) != n or len(edges.offsets) != p + 1:
         raise ValueError(
-            f"{x.shape} values do not go with {len(labels)} labels and {len(offsets) - 1} columns of edges"
+            f"{x.shape} values do not go with {len(labels)} labels and {len(edges.offsets) - 1} columns of edges"
         )
-    if len(labels) and not (labels.min() >= 0 and labels.max() < classes):
+    if n and not (labels.min() >= 0 and labels.max() < classes):
         raise ValueError(f"labels span {labels.min()} to {labels.max()}, outside [0, {classes})")
-    bins = int(np.diff(offsets).max(initial=0)) + 1
-    tables = np.zeros((x.shape[1], bins, classes), dtype=np.int64)
-    if len(x):
-        _count(np.ascontiguousarray(x), labels, offsets, edge_values(edge_codes), tables)
+    shape = (p, int(edges.bins().max(initial=1)), classes)
+    tables = np.zeros(shape, dtype=np.int64) if into is None else into
+    if tables.shape != shape:
+        raise ValueError(f"tables of {tables.shape} cannot take counts of {shape}")
+    if n:
+        _count(np.ascontiguousarray(x), labels, edges.offsets, edges.values, tables)
     return tables
+
+
+@compiled
+def _codes(
+    x: NDArray[np.float32], offsets: NDArray[np.int64], thresholds: NDArray[np.float32], codes: NDArray[np.uint8]
+) -> None:  # pragma: no cover - compiled
+    for j in range(x.shape[0]):
+        for r in range(x.shape[1]):
+            value = x[j, r]
+            code = 0
+            for t in range(offsets[j], offsets[j + 1]):
+                code += value >= thresholds[t]
+            codes[j, r] = 255 if np.isnan(value) else code
+
+
+def bin_codes(x: NDArray[np.float32], edges: Edges) -> NDArray[np.uint8]:
+    """uint8[p, n]: the bin of each value of float32[p, n], 255 where it is missing. At most 255 bins."""
+    codes = np.empty(x.shape, dtype=np.uint8)
+    _codes(np.ascontiguousarray(x), edges.offsets, edges.values, codes)
+    return codes

@@ -15,6 +15,9 @@ from rich.table import Table
 
 from tests.benchmarks.report import Measurement
 
+WHEN_NAMED = {"screen-large"}
+"""Benchmarks of many minutes."""
+
 
 def _time(seconds: float | None) -> str:
     if seconds is None:
@@ -29,13 +32,13 @@ def _ratio(other: float | None, ours: float, *, inverse: bool = False) -> str:
 
 
 def main() -> None:
-    """Run the benchmarks named on the command line (`extract`, `screen`, ...), or all of them."""
+    """Run the benchmarks named on the command line (`extract`, `screen`, ...), or all but the longest."""
     console = Console(width=150 if not sys.stdout.isatty() else None)
     wanted = sys.argv[1:]
     console.print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, one thread; medians")
     for path in sorted(Path(__file__).parent.glob("bench_*.py")):
-        name = path.stem.removeprefix("bench_")
-        if wanted and name not in wanted:
+        name = path.stem.removeprefix("bench_").replace("_", "-")
+        if name not in wanted if wanted else name in WHEN_NAMED:
             continue
         measurements: list[Measurement] = importlib.import_module(f"tests.benchmarks.{path.stem}").run()
         table = Table(title=name, title_justify="left", box=None, header_style="dim")

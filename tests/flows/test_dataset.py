@@ -245,11 +245,13 @@ def test_screening_equals_sklearn_on_the_published_rows(small: Path) -> None:
 
     dataset = open_dataset(small)
     train = query(dataset, "SELECT * FROM train WHERE NOT is_synthetic")
-    scores = query(dataset, "SELECT feature, mi, edges FROM screening JOIN fitted_bins USING (feature) WHERE selected")
+    scores = query(
+        dataset, "SELECT feature, mi_binned, edges FROM screening JOIN fitted_bins USING (feature) WHERE selected"
+    )
     assert scores.num_rows == 16
     for row in scores.to_pylist():
         bins = np.digitize(train[row["feature"]].to_numpy(), np.array(row["edges"], np.float32))
-        assert row["mi"] == pytest.approx(mutual_info_score(bins, train["label"].to_pylist()), abs=1e-12)
+        assert row["mi_binned"] == pytest.approx(mutual_info_score(bins, train["label"].to_pylist()), abs=1e-12)
 
 
 def test_trace_leads_from_a_synthetic_row_to_the_archive(small: Path) -> None:
