@@ -98,7 +98,8 @@ def screened(console: Console, manifest: Manifest, root: Path) -> None:
     from tasks.publish.card import PLOT
 
     table = read_shard(root, manifest.tables["screening"][0].path)
-    console.print("", console_plot(table, console.width, manifest.recipe["screening"]["max_q"]), "", sep="\n")
+    options = manifest.recipe["screening"]
+    console.print("", console_plot(table, console.width, options["max_q"], options["top"]), "", sep="\n")
     for note in manifest.run.get("notes", []):
         console.print(f"[yellow]Note:[/] {escape(note)}")
     console.print(f"[bold]Result[/] {escape(str(root))}", soft_wrap=True)

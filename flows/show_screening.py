@@ -9,11 +9,14 @@ from rich.text import Text
 
 from tasks.publish.drawing import cells, number, probability, shortened
 from tasks.publish.plot import LEVEL, NAMED
+from tasks.screen.stability import expected_false
 
+STABLE = 0.9
+"""Share of subsamples from which on a feature counts as stable."""
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
-def console_plot(table: Any, width: int, max_q: float = 1.0) -> Group:
+def console_plot(table: Any, width: int, max_q: float = 1.0, top: int = 64) -> Group:
     """The best features and the counts, to print on a console of so many columns.
 
     Parameters
@@ -24,6 +27,8 @@ def console_plot(table: Any, width: int, max_q: float = 1.0) -> Group:
         Columns there are; from 72 on with the estimator, from 90 on with its value, wider with longer names and bars.
     max_q
         Level of false discovery of the count; at 1 (the recipe sets none) it is 0.05.
+    top
+        Among how many best a feature was to be in a subsample, to count as chosen there.
     """
     level = max_q if max_q < 1 else LEVEL
     ranked = table.filter(table["rank"].is_valid())
@@ -37,7 +42,12 @@ def console_plot(table: Any, width: int, max_q: float = 1.0) -> Group:
         "all missing": kinds["missing"],
         "selected": int(table["selected"].to_numpy().sum()),
     }
-    line = Text(", ".join(f"{count:,} {words}" for words, count in counts.items()), style="dim")
+    words = ", ".join(f"{count:,} {words}" for words, count in counts.items())
+    stable = ranked["stability"].drop_null().to_numpy()
+    if len(stable):
+        false = expected_false(len(stable), top, STABLE)
+        words += f"; {int((stable >= STABLE).sum()):,} stable in {STABLE:.0%}, {false:.2g} of them false at most"
+    line = Text(words, style="dim")
     return Group(_best(best, width, level), line) if best else Group(line)
 
 

@@ -140,7 +140,8 @@ def select_features(place: Workplace) -> Receipt:
             offsets = np.concatenate([[0], np.cumsum(lists.value_lengths().to_numpy())])
             codes = bin_codes(x, Edges(offsets.astype(np.int64), lists.flatten().to_numpy()))
             levels = outcome.levels_of(target) if outcome.continuous else target
-            picked = pick(codes, levels, outcome.levels, value[columns], options.top, options.redundancy)
+            relevance = floats(table, "mi_binned")[columns]  # in the same bins, as what it is held against
+            picked = pick(codes, levels, outcome.levels, relevance, options.top, options.redundancy)
             selected = np.zeros(p, dtype=np.bool_)
             selected[columns[picked.order]] = True
             redundancy[columns[picked.order]] = picked.score

@@ -25,6 +25,8 @@ from tasks.tabular import ranges_of_rows, staged
 
 PART_BYTES = 1 << 30
 """Values of a part of the rows of a tall table, in bytes."""
+PART_ROWS = 8 << 20
+"""Rows of a part at most: the outcome of all of them is held."""
 DEAR_COLUMNS = 4096
 """A Parquet or Arrow file of more columns is dear to open (150 000: a second, 500 MB), and is read but once."""
 GATHERED = 2048
@@ -198,7 +200,7 @@ def open_source(place: Workplace) -> Receipt:
         schema=COLUMNS,
     )
     shards.append(place.write(work_path("columns", place.item.key), COLUMNS, [listed]))
-    rows = max(args["part_rows"], args["part_bytes"] // (4 * len(features)))
+    rows = min(max(args["part_rows"], args["part_bytes"] // (4 * len(features))), PART_ROWS)
     forget_tables()
     return place.receipt(
         shards,

@@ -112,6 +112,32 @@ def test_parts_of_any_size_give_the_same_bits(
     assert sum(row["selected"] for row in whole) == 6
 
 
+@pytest.mark.parametrize("outcome", ["class", "quantity"])
+def test_a_copy_by_columns_gives_the_same_bits(
+    everything: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outcome: str
+) -> None:
+    _, rows = screened(everything, outcome, tmp_path / "read", **ALL_AT_ONCE)
+    monkeypatch.setattr(tasks.screen.source, "DEAR_COLUMNS", 5)
+    monkeypatch.setattr(tasks.screen.source, "GATHERED", 7)
+    manifest, copied = screened(everything, outcome, tmp_path / "copied", **ALL_AT_ONCE)
+    assert copied == rows
+    assert any((tmp_path / "copied" / ".binmill").rglob("*gathered*"))
+    again, _ = screened(everything, outcome, tmp_path / "copied", **ALL_AT_ONCE)
+    assert (again.digest, again.run["computed"]) == (manifest.digest, 0)
+
+
+@pytest.mark.parametrize("outcome", ["class", "quantity"])
+def test_no_column_depends_on_its_neighbours(everything: Path, tmp_path: Path, outcome: str) -> None:
+    together = {"index", "q_value", "q_by", "stability", "redundancy", "rank", "selected"}
+    options: dict[str, Any] = {"permutations": 99, "top": 20}
+    _, rows = screened(everything, outcome, tmp_path / "all", **options)
+    for row in rows:
+        _, alone = screened(everything, outcome, tmp_path / row["feature"], **options, only=[row["feature"]])
+        assert len(alone) == 1
+        for name in set(row) - together:
+            assert alone[0][name] == row[name], (row["feature"], name)
+
+
 def test_any_number_of_workers_gives_the_same_dataset(
     everything: Path, tmp_path: Path, tall: Callable[[int], None]
 ) -> None:

@@ -100,7 +100,7 @@ def slowly(x: Array, y: Array, k: int) -> float:
     k = min(k, len(x) - 1)
     limit = np.nextafter(np.sort(both, axis=1)[:, k - 1], 0)[:, None]
     near = digamma((dx <= limit).sum(axis=1)) + digamma((dy <= limit).sum(axis=1))
-    return max(0.0, float(digamma(len(x)) + digamma(k) - float(near.mean())))
+    return max(0.0, float(digamma(len(x))) + float(digamma(k)) - float(near.mean()))
 
 
 @given(
@@ -130,7 +130,7 @@ def test_a_bivariate_normal(rho: float) -> None:
 @pytest.mark.parametrize("distance", [1.0, 2.0])
 def test_two_normals(distance: float) -> None:
     def integrand(t: float) -> float:
-        f, g = norm.pdf(t), norm.pdf(t - distance)
+        f, g = float(norm.pdf(t)), float(norm.pdf(t - distance))
         return 0.5 * (f * np.log(2 * f / (f + g)) + g * np.log(2 * g / (f + g)))
 
     random = np.random.default_rng(6)

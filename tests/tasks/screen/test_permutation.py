@@ -73,7 +73,8 @@ def test_draws_from_two_to_the_forty(share: int) -> None:
     scaled = (drawn_counts(good, n - good, drawn, 20_000) - drawn * (good / n)) / np.sqrt(variance)
     assert stats.kstest(scaled, "norm").pvalue > 1e-4
     few = drawn_counts(12, n - 12, drawn, 20_000)  # a binomial count but for 1e-11
-    expected = 20_000 * stats.binom(12, drawn / n).pmf(np.arange(13))
+    few_of: Any = stats.binom(12, drawn / n)
+    expected = 20_000 * few_of.pmf(np.arange(13))
     observed = np.bincount(few, minlength=13)
     kept = expected > 5
     assert stats.chi2.sf(((observed - expected) ** 2 / expected)[kept].sum(), kept.sum()) > 1e-4
@@ -117,7 +118,8 @@ def test_two_by_two_is_the_exact_tail(table: list[list[int]]) -> None:
 def test_balanced_two_by_two_is_fishers_exact_test() -> None:
     for cell in (16, 19, 22, 26):
         table = [[cell, 32 - cell], [32 - cell, cell]]
-        assert close(one(table, 40_000)[0], float(stats.fisher_exact(table).pvalue), 40_000)
+        exact: Any = stats.fisher_exact(table)
+        assert close(one(table, 40_000)[0], float(exact.pvalue), 40_000)
 
 
 def mutual_information(classes: int, bins: int, x: NDArray[np.int64]) -> Any:
