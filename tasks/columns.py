@@ -177,7 +177,8 @@ def _kind(kind: Any) -> str:
 def _place_names(table: Table, column: str, width: int) -> list[str]:
     metadata = table.schema.field(column).metadata or {}
     names = metadata.get(b"names", b"").decode(errors="replace").split("\n")
-    return names if len(names) == width and len(set(names)) == width else [f"{column}[{i}]" for i in range(width)]
+    usable = len(names) == width == len(set(names)) and all(names)
+    return names if usable else [f"{column}[{i}]" for i in range(width)]
 
 
 def categories(table: Table, features: Sequence[Feature], start: int, stop: int, batch_rows: int = BATCH_ROWS) -> Any:
@@ -267,5 +268,6 @@ def _plain_texts(texts: Any) -> Any:
     if isinstance(texts.type, pa.BaseExtensionType):
         texts = texts.storage
     if pa.types.is_dictionary(texts.type):
-        texts = texts.dictionary_decode()
+        # Its texts first: Arrow cannot decode a dictionary of string views.
+        texts = pa.DictionaryArray.from_arrays(texts.indices, texts.dictionary.cast(pa.string()))
     return texts.cast(pa.string())

@@ -159,6 +159,8 @@ def local_executor(workers: int, memory_limit: int | None = None) -> Generator[D
                 processes=True,
                 host="127.0.0.1",
                 dashboard_address=None,  # pyright: ignore[reportArgumentType] # None is "no dashboard"
+                # Dask serves its health over HTTP in any case: here, on a port that is free.
+                scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
                 memory_limit="auto" if memory_limit is None else memory_limit,
                 silence_logs=logging.CRITICAL,
                 env=environment,

@@ -20,12 +20,13 @@ def halves(buckets: int, subsamples: int, seed: int) -> NDArray[np.bool_]:
     B 75, 2013).
     """
     # Raw words of the counter-based generator, which no release of NumPy draws differently.
-    words = np.random.Philox(key=seed & 0xFFFFFFFFFFFFFFFF).random_raw(((subsamples + 1) // 2) * buckets)
-    places = np.argsort(words.reshape(-1, buckets), axis=1, kind="stable")
-    chosen = np.zeros((len(places), 2, buckets), dtype=np.bool_)
+    pairs = (subsamples + 1) // 2
+    words = np.random.Philox(key=seed & 0xFFFFFFFFFFFFFFFF).random_raw(pairs * buckets)
+    places = np.argsort(words.reshape(pairs, buckets), axis=1, kind="stable")
+    chosen = np.zeros((pairs, 2, buckets), dtype=np.bool_)
     np.put_along_axis(chosen[:, 0], places[:, : buckets // 2], True, axis=1)
     np.put_along_axis(chosen[:, 1], places[:, buckets // 2 : 2 * (buckets // 2)], True, axis=1)
-    return chosen.reshape(-1, buckets)[:subsamples]
+    return chosen.reshape(2 * pairs, buckets)[:subsamples]
 
 
 def subsample_scores(tables: NDArray[np.int64], subsamples: int, seed: int) -> NDArray[np.float64]:
@@ -53,7 +54,8 @@ def subsample_scores(tables: NDArray[np.int64], subsamples: int, seed: int) -> N
 def frequency(scores: NDArray[np.float64], top: int) -> NDArray[np.float64]:
     """Share of the subsamples in which a feature is among the `top` best, float64[p]; ties go to the lower place.
 
-    A score that is not above 0 is never among the best: it would be its place that chose it.
+    A score that is not above 0 is never among the best: it would be its place that chose it. Meinshausen and Buehlmann
+    (J. R. Stat. Soc. B 72, 2010), over complementary pairs of halves.
 
     Parameters
     ----------
@@ -67,19 +69,6 @@ def frequency(scores: NDArray[np.float64], top: int) -> NDArray[np.float64]:
         best = np.argsort(-values, kind="stable")[:top]
         times[best[values[best] > 0]] += 1
     return times / max(subsamples, 1)
-
-
-def stability(tables: NDArray[np.int64], subsamples: int, top: int, seed: int) -> NDArray[np.float64]:
-    """Share of seeded subsamples in which a feature is among the `top` best, float64[p].
-
-    Meinshausen and Buehlmann (J. R. Stat. Soc. B 72, 2010), over complementary pairs of halves.
-
-    Parameters
-    ----------
-    tables
-        int64[p, buckets, bins, classes]; rows in buckets by a hash that knows nothing of their values.
-    """
-    return frequency(subsample_scores(tables, subsamples, seed), top)
 
 
 def expected_false(p: int, top: int, threshold: float) -> float:

@@ -144,8 +144,8 @@ def test_queries_answer(small: Path) -> None:
 
 def test_search_by_row_by_file_and_by_every_method(small: Path, corpus: Path) -> None:
     path = next((corpus / "science").iterdir())
-    by_file = json.loads(binmill("search", small, "--like", path, "-k", "5", "--json").stdout)
-    assert len(by_file) == 5
+    by_file = json.loads(binmill("search", small, "--like", path, "-k", "64", "--json").stdout)
+    assert len(by_file) == 64  # many, because others may share its code
     from hashlib import sha256
 
     sample = sha256(path.read_bytes()).hexdigest()
@@ -155,7 +155,7 @@ def test_search_by_row_by_file_and_by_every_method(small: Path, corpus: Path) ->
         )
         assert len(rows) == 64
         own = next(row for row in rows if row["sample_id"] == sample)
-        assert own["distance"] == pytest.approx(0, abs=1e-2)  # others may share its code
+        assert own["distance"] == pytest.approx(0, abs=1e-2)
     assert sample in {row["sample_id"] for row in by_file}
     assert binmill("search", small, "--like", Path(__file__)).returncode == 6
     assert binmill("search", small, "--like", sample, "--method", "magic").returncode == 6
