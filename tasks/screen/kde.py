@@ -22,7 +22,7 @@ SCALES = 10.0
 """A grid reaches so many robust standard deviations from the median; what is farther counts as at its end."""
 ONE, ONE_2D = 256, 16
 """Weight of a value on a grid; in the plane, along each axis."""
-FINE, FINE_2D = 4.0, (1.6, 4.0)
+FINE, FINE_2D = 6.0, (1.6, 4.0)
 """Least points in a standard deviation of the kernel to which grids are halved; in the plane for the Gaussian, which
 has no edges, and for the others, which do not reach as far."""
 

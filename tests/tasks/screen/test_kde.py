@@ -105,7 +105,19 @@ def test_random_classes_are_the_direct_sums(kernel: str, bandwidth: Any) -> None
     x = x.astype(np.float32)
     found = classes_of(x[None], labels, bandwidth, kernel)
     expected = summed(x.astype(np.float64), labels, found.bandwidth[0], kernel)
-    assert found.mi[0] == pytest.approx(expected, abs=2e-3 if kernel == "box" else 1e-4)
+    tolerance = {"gaussian": 1e-5, "box": 2e-3}.get(kernel, 1e-4)
+    assert found.mi[0] == pytest.approx(expected, abs=tolerance)
+
+
+@pytest.mark.parametrize("rows", [1_000, 2_000, 5_000])
+def test_normal_samples_are_the_direct_sums(rows: int) -> None:
+    random = np.random.default_rng(rows)
+    labels = (random.random(rows) < 0.4).astype(np.int32)
+    x = (random.standard_normal((3, rows)) + 0.8 * labels).astype(np.float32)
+    found = classes_of(x, labels, "silverman", "gaussian")
+    for j in range(3):
+        expected = summed(x[j].astype(np.float64), labels, found.bandwidth[j], "gaussian")
+        assert found.mi[j] == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("kernel", ["gaussian", "epanechnikov", "box"])
