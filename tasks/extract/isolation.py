@@ -151,6 +151,8 @@ class _Template:
         self._module = module
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
+        self._children: set[int] = set()
+        """Those of the present template: a former one's went with it."""
 
     def fork(self, arena: int) -> tuple[socket.socket, int]:
         """A new child that has the arena of this descriptor: its socket and its process id."""
@@ -169,14 +171,16 @@ class _Template:
                         raise self._not_started() from None
                     continue
                 undo.pop_all()
+            self._children.add(child)
             return ours, child
         raise AssertionError
 
     def end(self, child: int, patience: float) -> int | None:
         """Exit status of a child that ends within `patience` seconds; None of one that had to be killed."""
+        if self._control is None or child not in self._children:
+            return -signal.SIGKILL
+        self._children.remove(child)
         try:
-            if self._control is None:
-                raise EOFError
             self._control.sendall(ORDER.pack(child, patience))
             (status,) = ENDED.unpack(receive(self._control, ENDED.size, time.monotonic() + patience + START_S))
         except (OSError, EOFError):  # the template is gone, and its children went with it
@@ -195,6 +199,7 @@ class _Template:
                 self._process.kill()
                 self._process.wait()
         self._control = self._process = None
+        self._children.clear()
 
     def _start(self) -> socket.socket:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -1,7 +1,7 @@
 """`binmill screen` from the command line to the table of scores, on tables too large for a unit test.
 
 One is as wide as ABIDE's brain images (1 050 rows, 150 000 columns), one as tall as it is large (1 000 000 rows, 2 500
-columns, 10 GB). Both are made once, in build/benchmarks, and used again. What is reported is wall time against that of
+columns, 10 GB), one has 100 000 000 rows. They are made once, in build/benchmarks, and used again. What is reported is wall time against that of
 merely reading the files, and the most memory that the command and all its processes held at once.
 """
 
@@ -68,6 +68,7 @@ class Case:
 CASES = (
     Case("wide", 1_050, 150_000, 1, 1, 1.0, "auto", 2),
     Case("tall", 1_000_000, 2_500, 20, 2, 0.2, "binned", 4),
+    Case("long", 100_000_000, 10, 20, 5, 0.1, "auto", 4),
 )
 
 
@@ -178,7 +179,7 @@ def screen(case: Case, folder: Path) -> tuple[float, Memory]:
 
 
 def run() -> list[Measurement]:
-    """Measure both tables."""
+    """Measure all tables."""
     SCRATCH.mkdir(parents=True, exist_ok=True)
     measurements: list[Measurement] = []
     for case in CASES:
