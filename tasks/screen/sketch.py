@@ -171,11 +171,13 @@ def _two_values(
 def _count(
     bits: NDArray[np.uint32],
     histogram: NDArray[np.uint32],
+    used: NDArray[np.bool_],
     missing: NDArray[np.int64],
     infinite: NDArray[np.int64],
     low: NDArray[np.uint32],
     extremes: NDArray[np.uint32],
 ) -> None:  # pragma: no cover - compiled
+    # `used` tells which pages of a column's histogram may hold something.
     values, counts = np.zeros(2, dtype=np.uint32), np.zeros(2, dtype=np.int64)
     for j in range(bits.shape[0]):
         if _two_values(bits[j], values, counts):
@@ -184,6 +186,7 @@ def _count(
                 if counts[v]:
                     code = _code(values[v])
                     histogram[j, code >> np.uint32(16)] += np.uint32(counts[v])
+                    used[j, code >> np.uint32(24)] = True
                     low[j] |= values[v] & np.uint32(0xFFFF)
                     if (values[v] & np.uint32(0x7FFFFFFF)) == np.uint32(0x7F800000):
                         infinite[j] += counts[v]
@@ -212,17 +215,21 @@ def _count(
         infinite[j] += infinities
         low[j] |= mask & np.uint32(0xFFFF)
         extremes[j, 0], extremes[j, 1] = least, greatest
+        used[j] = True
 
 
 @compiled
 def _collect(
-    histogram: NDArray[np.uint32],
+    histogram: NDArray[np.uint32], used: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.int64]]:  # pragma: no cover - compiled
     p = histogram.shape[0]
     offsets = np.zeros(p + 1, dtype=np.int64)
     pages = np.empty((p, CELLS // _PAGE), dtype=np.int32)
     for j in range(p):
         for page in range(CELLS // _PAGE):
+            pages[j, page] = 0
+            if not used[j, page]:
+                continue
             part = histogram[j, page * _PAGE : (page + 1) * _PAGE]
             found = np.int32(0)
             for c in range(_PAGE):
@@ -249,6 +256,7 @@ class Counter:
 
     def __init__(self, columns: int) -> None:
         self._histogram = np.zeros((columns, CELLS), dtype=np.uint32)
+        self._used = np.zeros((columns, CELLS // _PAGE), dtype=np.bool_)
         self._missing = np.zeros(columns, dtype=np.int64)
         self._infinite = np.zeros(columns, dtype=np.int64)
         self._low = np.zeros(columns, dtype=np.uint32)
@@ -257,11 +265,11 @@ class Counter:
     def add(self, x: NDArray[np.float32]) -> None:
         """Count the rows of a block float32[p, n]."""
         bits = np.ascontiguousarray(x).view(np.uint32)
-        _count(bits, self._histogram, self._missing, self._infinite, self._low, self._extremes)
+        _count(bits, self._histogram, self._used, self._missing, self._infinite, self._low, self._extremes)
 
     def sketch(self) -> Sketch:
         """What was counted so far."""
-        offsets, codes, counts = _collect(self._histogram)
+        offsets, codes, counts = _collect(self._histogram, self._used)
         return Sketch(offsets, codes, counts, self._missing, self._infinite, self._low, self._extremes)
 
 

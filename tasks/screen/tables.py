@@ -29,19 +29,35 @@ def _count(
             rows = min(TILE_ROWS, n - start)
             values = x[j, start : start + rows]
             of = labels[start : start + rows]
-            if edges <= 1 and classes <= FEW_CLASSES:
-                threshold = thresholds[offsets[j]] if edges else np.float32(0)
-                for c in range(classes):
+            if edges <= 1 and 1 < classes <= FEW_CLASSES:
+                threshold = thresholds[offsets[j]] if edges else np.float32(np.inf)
+                all_there = np.int32(0)
+                all_above = np.int32(0)
+                for c in range(1, classes):  # the first class has the rest
                     there = np.int32(0)
                     above = np.int32(0)
+                    every_there = np.int32(0)
+                    every_above = np.int32(0)
                     for r in range(rows):
                         mine = np.int32(of[r] == c)
-                        there += mine & np.int32(values[r] == values[r])
-                        above += mine & np.int32(values[r] >= threshold)
+                        known = np.int32(values[r] == values[r])
+                        high = np.int32(values[r] >= threshold)
+                        there += mine & known
+                        above += mine & high
+                        every_there += known
+                        every_above += high
+                    above = above if edges else np.int32(0)
+                    every_above = every_above if edges else np.int32(0)
+                    if c == 1:
+                        all_there, all_above = every_there, every_above
+                    all_there -= there
+                    all_above -= above
+                    tables[j, 0, c] += there - above
                     if edges:
                         tables[j, 1, c] += above
-                        there -= above
-                    tables[j, 0, c] += there
+                tables[j, 0, 0] += all_there - all_above
+                if edges:
+                    tables[j, 1, 0] += all_above
                 continue
             # Comparing with every threshold has no branch to mispredict, and runs in vector registers.
             for r in range(rows):
