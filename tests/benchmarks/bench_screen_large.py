@@ -1,8 +1,9 @@
 """`binmill screen` from the command line to the table of scores, on tables too large for a unit test.
 
-One is as wide as ABIDE's brain images (1 050 rows, 150 000 columns), one as tall as it is large (1 000 000 rows, 2 500
-columns, 10 GB), one has 100 000 000 rows. They are made once, in build/benchmarks, and used again. What is reported is wall time against that of
-merely reading the files, and the most memory that the command and all its processes held at once.
+One is as wide as ABIDE's brain images (1 050 rows, 150 000 columns), one as tall as it is large (1 000 000 rows, 2
+500 columns, 10 GB), one has 100 000 000 rows. They are made once, in build/benchmarks, and used again. What is
+reported is wall time against that of merely reading the files, and the most memory that the command and all its
+processes held at once.
 """
 
 import os
