@@ -178,7 +178,7 @@ class GitSource(Model):
 
 
 class TableSource(Model):
-    """A table of numbers with a label column: CSV, Parquet, Arrow (IPC) or .npy."""
+    """A table of numbers with a label column: CSV, Parquet, Arrow (IPC file or stream), .npy; to screen, PLINK .bed."""
 
     kind: Literal["table"]
     path: str

@@ -8,10 +8,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tasks.columns import BESIDE_BED, Feature, check_name, encode, features_of, repeated_names
+from schemas.errors import RecipeError
+from tasks.columns import BESIDE_BED, NUMBERS, Feature, check_name, encode, features_of, kind_of, repeated_names
 from tasks.jit import compiled
+from tasks.npyfile import memmap
 from tasks.plink import read_fam, read_variants
-from tasks.tabular import BATCH_ROWS, Table, memmap, opened_parquet, record_batches, selected
+from tasks.tabular import BATCH_ROWS, File, Table, parquet_batches, plain_texts, record_batches
 
 COLUMNS_TOGETHER = 1024
 """Columns that are decoded together: a Parquet column that is being read holds some 20 kB."""
@@ -218,14 +220,25 @@ def outcome_of(table: Table, column: str, start: int, stop: int) -> Any:
     """
     if table.format == "bed" and column in BESIDE_BED:
         return read_fam(table.about, column, start, stop)
-    if table.format != "bed" and column in table.spelled:
+    if table.format != "bed" and table.schema.get_field_index(column) >= 0:
         check_name(table, "outcome", column, {column}, repeated_names(table))
         found = [batch.column(0) for batch in record_batches(table, [column], start, stop)]
         whole = pa.chunked_array(found, table.schema.field(column).type).combine_chunks()
-        return whole.combine_chunks() if isinstance(whole, pa.ChunkedArray) else whole
+        return _outcome(whole.combine_chunks() if isinstance(whole, pa.ChunkedArray) else whole, column)
     features, _ = features_of(table, None, only=[column])
     found = [block.values[0].copy() for block in blocks(table, features[:1], start, stop)]
     return pa.array(np.concatenate(found) if found else np.zeros(0, np.float32), from_pandas=True)
+
+
+def _outcome(array: Any, name: str) -> Any:
+    if isinstance(array.type, pa.BaseExtensionType):
+        array = array.storage
+    kind = array.type
+    if kind_of(kind) == "text" or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return plain_texts(array)
+    if kind_of(kind) not in NUMBERS:
+        raise RecipeError(f"outcome: column '{name}' {kind_of(kind)}", "name a column of numbers or texts")
+    return array
 
 
 def _windows(
@@ -235,7 +248,7 @@ def _windows(
     start, stop = max(start, 0), min(stop, table.rows)
     if start >= stop:
         return
-    if table.format == "bed" or (table.format == "npy" and memmap(table).dtype.names is None):
+    if table.format == "bed" or (table.format == "npy" and memmap(table.path).dtype.kind in "biuf"):
         places = {name: place for place, name in enumerate(table.schema.names)}
         columns = np.array([places[feature.column] for feature in features], np.int64)
         read = _from_bed if table.format == "bed" else _from_npy
@@ -267,20 +280,18 @@ def _parquet_windows(
     for file in table.files:
         if file.first >= stop or file.first + file.rows <= start:
             continue
-        reader = opened_parquet(file.path)
         for first, groups, rows in _together(file.pieces, file.first, start, stop, batch_rows):
             low, high = max(first, start), min(first + rows, stop)
             if rows <= batch_rows:
-                yield low, high - low, _from_groups(table, reader, groups, plans, low - first, high - low)
+                yield low, high - low, _from_groups(table, file, groups, plans, low - first, high - low)
                 continue
-            own = [table.spelled[name][0] for name in whole.names]
             place = first
-            for batch in reader.iter_batches(batch_rows, row_groups=groups, columns=own, use_threads=False):
+            for batch in parquet_batches(table, file, groups, whole.names, batch_rows):
                 if place >= stop:
                     break
                 a, b = max(start - place, 0), min(stop - place, batch.num_rows)
                 if a < b:
-                    yield place + a, b - a, whole.parts(selected(table, batch, whole.names).slice(a, b - a), 0)
+                    yield place + a, b - a, whole.parts(batch.slice(a, b - a), 0)
                 place += batch.num_rows
 
 
@@ -305,23 +316,17 @@ def _together(
 
 
 def _from_groups(
-    table: Table, reader: Any, groups: list[int], plans: Sequence["_Plan"], skip: int, count: int
+    table: Table, file: File, groups: list[int], plans: Sequence["_Plan"], skip: int, count: int
 ) -> Iterator[_Part]:
     """Rows `skip` to `skip + count` of some row groups, some columns after the other."""
     for plan in plans:
-        own = [table.spelled[name][0] for name in plan.names]
         # A list is read some rows at a time: while it is, each of its values takes several times its size.
-        rows = max([table.schema.field(plan.names[column]).type.list_size for column in plan.lists], default=0)
-        batches = (
-            reader.iter_batches(max(1, LIST_VALUES // rows), row_groups=groups, columns=own, use_threads=False)
-            if rows
-            else reader.read_row_groups(groups, columns=own, use_threads=False).to_batches()
-        )
+        width = max([table.schema.field(plan.names[column]).type.list_size for column in plan.lists], default=0)
         place = -skip
-        for batch in batches:
+        for batch in parquet_batches(table, file, groups, plan.names, max(1, LIST_VALUES // width) if width else None):
             low, high = max(-place, 0), min(count - place, batch.num_rows)
             if low < high:
-                yield from plan.parts(selected(table, batch, plan.names).slice(low, high - low), place + low)
+                yield from plan.parts(batch.slice(low, high - low), place + low)
             place += batch.num_rows
             if place >= count:
                 break
@@ -408,17 +413,17 @@ def _list_numbers(array: Any) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
 
 
 def _from_npy(table: Table, columns: NDArray[np.int64], start: int, stop: int) -> Iterator[_Part]:
-    array = memmap(table)
+    array = memmap(table.path)
     if array.flags.f_contiguous:
         for low in range(0, len(columns), COLUMNS_TOGETHER):
             some = columns[low : low + COLUMNS_TOGETHER]
-            values = _native(memmap(table).T[some, start:stop])
+            values = _native(memmap(table.path).T[some, start:stop])
             yield _Lines(slice(low, low + len(some)), 0, values, None)
         return
     rows = max(1, TILE_BYTES // max(1, array.strides[0]))
     slots = np.arange(len(columns))
     for low in range(start, stop, rows):
-        values = _native(memmap(table)[low : min(low + rows, stop)])
+        values = _native(memmap(table.path)[low : min(low + rows, stop)])
         yield _Rows(slots, low - start, values, None, columns)
 
 

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from schemas.errors import RecipeError
-from tasks.tabular import BATCH_ROWS, Table, record_batches
+from tasks.tabular import BATCH_ROWS, Table, plain_texts, record_batches
 
 CATEGORIES = 255
 """Values of a category that have a code each; the rest share the next one."""
@@ -85,8 +85,8 @@ def features_of(
     known: set[str] = set(table.schema.names)
     out, taken = {outcome, *exclude}, set(only)
     for name, kind in zip(table.schema.names, table.schema.types, strict=True):
-        if pa.types.is_fixed_size_list(kind) and _kind(kind.value_type) in _NUMBERS:
-            wide = _kind(kind.value_type) == "wide"
+        if pa.types.is_fixed_size_list(kind) and kind_of(kind.value_type) in NUMBERS:
+            wide = kind_of(kind.value_type) == "wide"
             places = _place_names(table, name, kind.list_size)
             known.update(places)
             if name in out:
@@ -99,8 +99,8 @@ def features_of(
             continue
         if name in out or (taken and name not in taken):
             continue
-        found = _kind(kind)
-        if found in _NUMBERS:
+        found = kind_of(kind)
+        if found in NUMBERS:
             features.append(Feature(name, name, None, "number", found == "wide"))
         elif found == "text":
             features.append(Feature(name, name, None, "category", False))
@@ -148,17 +148,18 @@ def check_name(table: Table, field: str, name: str, known: set[str], repeated: s
         raise RecipeError(f"{field}: {table.path.name} has more than one column '{name}'", "rename them in the table")
 
 
-_NUMBERS = {"narrow", "wide"}
+NUMBERS = {"narrow", "wide"}
+"""Of `kind_of`."""
 
 
 @lru_cache(maxsize=256)
-def _kind(kind: Any) -> str:
-    """`narrow` when float32 holds each value of a type, `wide` for other numbers, `text`, or why it is neither."""
+def kind_of(kind: Any) -> str:
+    """`narrow` if float32 holds each value of an Arrow type, `wide` for other numbers, `text`, or why it is neither."""
     types = pa.types
     if isinstance(kind, pa.BaseExtensionType):
-        return _kind(kind.storage_type)
+        return kind_of(kind.storage_type)
     if types.is_dictionary(kind):
-        return _kind(kind.value_type)
+        return kind_of(kind.value_type)
     if types.is_null(kind) or types.is_boolean(kind) or kind in {pa.float16(), pa.float32()}:
         return "narrow"
     if types.is_integer(kind):
@@ -195,7 +196,7 @@ def categories(table: Table, features: Sequence[Feature], start: int, stop: int,
     names = list(dict.fromkeys(feature.column for feature in wanted))
     for batch in record_batches(table, names, start, stop, batch_rows) if wanted else ():
         for feature in wanted:
-            counts = _plain_texts(batch.column(feature.column)).drop_null().value_counts()
+            counts = plain_texts(batch.column(feature.column)).drop_null().value_counts()
             found.append(_counted(feature.name, counts.field("values"), counts.field("counts")))
             pending += len(counts)
         if pending > 4 * DISTINCT:
@@ -256,18 +257,9 @@ def codebook(merged: Any) -> tuple[dict[str, Any], dict[str, str]]:
 
 def encode(texts: Any, values: Any) -> NDArray[np.float32]:
     """Codes of texts: a text's place among `values`, their number for any other, NaN where missing."""
-    plain = _plain_texts(texts)
+    plain = plain_texts(texts)
     places = pc.call_function("index_in", [plain], pc.SetLookupOptions(value_set=values))
     found = places.fill_null(len(values)).to_numpy(zero_copy_only=False).astype(np.float32)
     if plain.null_count:
         found[plain.is_null().to_numpy(zero_copy_only=False)] = np.nan
     return found
-
-
-def _plain_texts(texts: Any) -> Any:
-    if isinstance(texts.type, pa.BaseExtensionType):
-        texts = texts.storage
-    if pa.types.is_dictionary(texts.type):
-        # Its texts first: Arrow cannot decode a dictionary of string views.
-        texts = pa.DictionaryArray.from_arrays(texts.indices, texts.dictionary.cast(pa.string()))
-    return texts.cast(pa.string())

@@ -4,6 +4,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from math import isnan
 from pathlib import Path
 from threading import get_ident
 from typing import Any
@@ -16,12 +17,14 @@ from numpy.typing import NDArray
 
 from schemas.errors import RecipeError, SourceError
 from schemas.recipe import TableSource
+from tasks.arrowfile import arrow_batches, open_arrow
 from tasks.csvfile import csv_batches, csv_suffix, scan_csv
+from tasks.npyfile import memmap, npy_columns, npy_schema
 from tasks.plink import Bed, open_bed
 
 BATCH_ROWS = 16_384
 PARQUET = {".parquet", ".pq"}
-ARROW = {".arrow", ".feather", ".ipc"}
+ARROW = {".arrow", ".arrows", ".feather", ".ipc"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,8 @@ class Table:
     files
         In the order of the rows.
     spelled
-        For each column the file's own name and which of the columns of that name it is, from 0; by unique name.
+        By unique name, of those columns that have another in the file: that one, and which of the columns of that
+        name it is, from 0.
     about
         What the format's own reader has to know (CSV: dialect and types; PLINK: counts), or None.
     """
@@ -68,6 +72,10 @@ class Table:
     files: tuple[File, ...]
     spelled: dict[str, tuple[str, int]]
     about: Any = None
+
+    def own(self, name: str) -> tuple[str, int]:
+        """The file's own name of a column, and which of the columns of that name it is, from 0."""
+        return self.spelled.get(name, (name, 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +112,8 @@ def open_table(path: Path) -> Table:
     Parameters
     ----------
     path
-        A file (.csv, .csv.gz, .tsv, .parquet, .arrow, .feather, .npy, .bed), or a folder of Parquet or Arrow files
-        with one schema, whose rows follow each other in the order of the files' names.
+        A file (.csv, .csv.gz, .tsv, .parquet, .arrow, .arrows, .feather, .npy, .bed), or a folder of Parquet or Arrow
+        files with one schema, whose rows follow each other in the order of the files' names.
 
     Raises
     ------
@@ -117,8 +125,8 @@ def open_table(path: Path) -> Table:
     suffix = path.suffix.lower()
     try:
         if suffix == ".npy":
-            array = _memmap(path)
-            return _table(path, "npy", _npy_schema(path, array), (File(path, 0, (len(array),)),))
+            array = memmap(path)
+            return _table(path, "npy", npy_schema(array), (File(path, 0, (len(array),)),))
         if suffix in PARQUET | ARROW:
             schema, pieces = _pieces_of(path)
             return _table(path, "parquet" if suffix in PARQUET else "arrow", schema, (File(path, 0, pieces),))
@@ -134,7 +142,7 @@ def open_table(path: Path) -> Table:
         raise SourceError(f"{path}: cannot be read as {suffix}: {error}", "check the file") from error
     raise SourceError(
         f"{path}: tables of format '{suffix}' are not known",
-        "use .csv, .parquet, .arrow (IPC file), .npy, PLINK .bed, or a folder of Parquet or Arrow files",
+        "use .csv, .parquet, .arrow (IPC file or stream), .npy, PLINK .bed, or a folder of Parquet or Arrow files",
     )
 
 
@@ -144,8 +152,10 @@ def _table(path: Path, kind: str, schema: Any, files: tuple[File, ...], about: A
     seen: dict[str, int] = {}
     spelled: dict[str, tuple[str, int]] = {}
     for own, name in zip(names, unique, strict=True):
-        spelled[name] = (own, seen.get(own, 0))
-        seen[own] = seen.get(own, 0) + 1
+        which = seen.get(own, 0)
+        seen[own] = which + 1
+        if (own, which) != (name, 0):
+            spelled[name] = own, which
     if unique != schema.names:
         fields = [field.with_name(name) for field, name in zip(schema, unique, strict=True)]
         schema = pa.schema(fields, schema.metadata)
@@ -193,17 +203,13 @@ def _difference(one: Any, other: Any) -> str:
 
 def _pieces_of(path: Path) -> tuple[Any, tuple[int, ...]]:
     if path.suffix.lower() in PARQUET:
-        file = opened_parquet(path)
+        file = _opened_parquet(path)
         groups = range(file.metadata.num_row_groups)
         return file.schema_arrow, tuple(file.metadata.row_group(group).num_rows for group in groups)
-    with opened_arrow(path) as reader:
-        schema = reader.schema
-    # One column is enough to count with: the others of a compressed file need not be unpacked.
-    with opened_arrow(path, [0] if len(schema) else None) as reader:
-        return schema, tuple(reader.get_batch(i).num_rows for i in range(reader.num_record_batches))
+    return open_arrow(path)
 
 
-def opened_parquet(path: Path) -> Any:
+def _opened_parquet(path: Path) -> Any:
     """A Parquet file, ready to read. The footer of a file of 150 000 columns takes most of a second, so it is kept."""
     about = path.stat()
     return _parquet(path, about.st_size, about.st_mtime_ns, get_ident())
@@ -221,30 +227,14 @@ def close_parquet() -> None:
 
 
 @contextmanager
-def opened_arrow(path: Path, fields: Sequence[int] | None = None) -> Generator[Any]:
-    """An Arrow IPC file; of its columns only those at `fields`, in the file's order."""
-    options = pa.ipc.IpcReadOptions(included_fields=None if fields is None else list(fields), use_threads=False)
-    with pa.memory_map(str(path)) as source, pa.ipc.open_file(source, options=options) as reader:
-        yield reader
-
-
-def _memmap(path: Path) -> NDArray[Any]:
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
-    if array.ndim not in {1, 2} or (array.ndim == 1 and array.dtype.names is None):
-        raise ValueError(f"its shape is {array.shape}; a table has two dimensions, or named fields")
-    return array
-
-
-def _npy_schema(path: Path, array: NDArray[Any]) -> Any:
-    if array.dtype.names is not None:
-        return pa.schema([(n, pa.from_numpy_dtype(array.dtype[n])) for n in array.dtype.names])
-    kind = pa.from_numpy_dtype(array.dtype)
-    return pa.schema([(f"c{i}", kind) for i in range(array.shape[1])])
-
-
-def memmap(table: Table) -> NDArray[Any]:
-    """The array of an .npy table: [n, p] of numbers, or [n] with named fields. Pages it read go when it goes."""
-    return _memmap(table.path)
+def reading(path: Path) -> Generator[None]:
+    """What Arrow or the system finds wrong with a file, in the user's words."""
+    try:
+        yield
+    except (OSError, UnicodeError, pa.ArrowException) as error:
+        raise SourceError(
+            f"{path}: cannot be read: {str(error).strip()}", "the file is damaged: copy or write it again"
+        ) from error
 
 
 def ranges_of_rows(table: Table, rows_per_part: int) -> list[tuple[int, int]]:
@@ -352,8 +342,12 @@ def record_batches(
     pyarrow.RecordBatch
         The columns in the order asked for.
     """
+    start, stop = max(start, 0), min(stop, table.rows)
     if table.format == "npy":
-        yield from _npy_batches(table, columns, start, stop, batch_rows)
+        with reading(table.path):
+            places = _places(table, columns)
+            for arrays in npy_columns(memmap(table.path), places, start, stop, batch_rows):
+                yield pa.RecordBatch.from_arrays(arrays, names=list(columns))
         return
     for place, batch in _batches_near(table, columns, start, stop, batch_rows):
         low, high = max(start - place, 0), min(stop - place, batch.num_rows)
@@ -373,7 +367,6 @@ def _batches_near(
             yield place, batch
             place += batch.num_rows
         return
-    places = {name: place for place, name in enumerate(table.schema.names)}
     for file in table.files:
         place = file.first
         near: list[tuple[int, int]] = []  # pieces, by their first rows
@@ -384,25 +377,56 @@ def _batches_near(
         if not near:
             continue
         if table.format == "parquet":
-            reader = opened_parquet(file.path)
-            own = [table.spelled[name][0] for name in columns]
             for piece, first in near:
                 place = first
-                for batch in reader.iter_batches(batch_rows, row_groups=[piece], columns=own, use_threads=False):
+                for batch in parquet_batches(table, file, [piece], columns, batch_rows):
                     if place >= stop:
                         break
-                    yield place, selected(table, batch, columns)
+                    yield place, batch
                     place += batch.num_rows
-        else:
-            fields = sorted(places[name] for name in columns)
-            order = [fields.index(places[name]) for name in columns]
-            with opened_arrow(file.path, fields) as reader:
-                for piece, first in near:
-                    yield first, reader.get_batch(piece).select(order).rename_columns(list(columns))
+            continue
+        with reading(file.path):
+            found = arrow_batches(file.path, _places(table, columns), [piece for piece, _ in near])
+            for (_, first), batch in zip(near, found, strict=True):
+                yield first, batch.rename_columns(list(columns))
 
 
-def selected(table: Table, batch: Any, columns: Sequence[str]) -> Any:
-    """The columns asked for, by their unique names, out of a batch (or table) read from Parquet by the file's own."""
+def _places(table: Table, columns: Sequence[str]) -> list[int]:
+    places = {name: place for place, name in enumerate(table.schema.names)}
+    return [places[name] for name in columns]
+
+
+def parquet_batches(
+    table: Table, file: File, groups: Sequence[int], columns: Sequence[str], rows: int | None
+) -> Iterator[Any]:
+    """Some columns of some row groups of a Parquet table's file, so many rows at a time, or (None) as they come.
+
+    Raises
+    ------
+    SourceError
+        The file is damaged.
+    """
+    own = [table.own(name)[0] for name in columns]
+    left = sum(file.pieces[group] for group in groups)
+    with reading(file.path):
+        reader = _opened_parquet(file.path)
+        found = (
+            reader.iter_batches(rows, row_groups=list(groups), columns=own, use_threads=False)
+            if rows
+            else reader.read_row_groups(list(groups), columns=own, use_threads=False).to_batches()
+        )
+        for batch in found:
+            left -= batch.num_rows
+            yield _selected(table, batch, columns)
+    if left:
+        raise SourceError(
+            f"{file.path}: row groups {groups[0]} to {groups[-1]} lack {left:,} of the rows that its footer says",
+            "the file is damaged: copy or write it again",
+        )
+
+
+def _selected(table: Table, batch: Any, columns: Sequence[str]) -> Any:
+    """The columns asked for, by their unique names, out of a batch that was read by the file's own."""
     names: list[str] = batch.schema.names
     if names == list(columns):
         return batch
@@ -411,20 +435,9 @@ def selected(table: Table, batch: Any, columns: Sequence[str]) -> Any:
         places.setdefault(name, []).append(place)
     found: list[int] = []
     for name in columns:
-        own, which = table.spelled[name]
+        own, which = table.own(name)
         found.append(places[own][which])  # a reader asked for one of several columns of a name gives all
     return batch.select(found).rename_columns(list(columns))
-
-
-def _npy_batches(table: Table, columns: Sequence[str], start: int, stop: int, batch_rows: int) -> Iterator[Any]:
-    array = _memmap(table.path)
-    places = {name: place for place, name in enumerate(table.schema.names)}
-    for low in range(start, min(stop, table.rows), batch_rows):
-        rows = array[low : min(low + batch_rows, stop)]
-        named = array.dtype.names is not None
-        arrays = [np.array(rows[name] if named else rows[:, places[name]]) for name in columns]
-        arrays = [pa.array(a.astype(a.dtype.newbyteorder("="), copy=False)) for a in arrays]
-        yield pa.RecordBatch.from_arrays(arrays, names=list(columns))
 
 
 def table_features(table: Table, source: TableSource) -> list[str]:
@@ -435,6 +448,11 @@ def table_features(table: Table, source: TableSource) -> list[str]:
     RecipeError
         A column that the recipe names is not there, or a feature column does not hold numbers.
     """
+    if table.format == "bed":
+        raise RecipeError(
+            f"sources.path: {table.path.name} holds genotypes, which `binmill screen` reads alone",
+            "screen it, or write the variants that matter as a table of numbers",
+        )
     names = table.schema.names
     for field, wanted in (("label_column", source.label_column), ("group_column", source.group_column)):
         if wanted is not None and wanted not in names:
@@ -447,20 +465,18 @@ def table_features(table: Table, source: TableSource) -> list[str]:
         if name not in names:
             raise RecipeError(f"sources.columns: {table.path.name} has no column '{name}'", "check the name")
         kind = table.schema.field(name).type
-        if pa.types.is_fixed_size_list(kind):
-            found += [f"{name}[{i}]" for i in range(kind.list_size)]
-        elif (
-            pa.types.is_integer(kind)
-            or pa.types.is_floating(kind)
-            or pa.types.is_boolean(kind)
-            or pa.types.is_null(kind)
-        ):
-            found.append(name)
-        else:
+        places = range(kind.list_size) if pa.types.is_fixed_size_list(kind) else None
+        of = kind if places is None else kind.value_type
+        types = pa.types
+        if not (types.is_integer(of) or types.is_floating(of) or types.is_boolean(of) or types.is_null(of)):
             raise RecipeError(
                 f"sources.columns: column '{name}' of {table.path.name} holds {kind}, not numbers",
                 "list the feature columns under sources.columns, or encode this one as numbers",
             )
+        found += [name] if places is None else [f"{name}[{i}]" for i in places]
+    if len(set(found)) < len(found):
+        twice = next(name for i, name in enumerate(found) if name in found[:i])
+        raise RecipeError(f"sources.columns: {table.path.name} has two features '{twice}'", "rename or leave one out")
     reserved = {"sample_id", "label", "is_synthetic", "parent_a", "parent_b", "gap"} & set(found)
     if reserved:
         raise RecipeError(
@@ -502,11 +518,36 @@ def _numbers(column: Any) -> NDArray[np.float32]:
         return values.astype(np.float32).reshape(-1, 1)
 
 
+def plain_texts(texts: Any) -> Any:
+    """Texts (or bytes) as Arrow's strings, however they are held; what is not UTF-8 in them is U+FFFD."""
+    if isinstance(texts.type, pa.BaseExtensionType):
+        texts = texts.storage
+    if pa.types.is_dictionary(texts.type):
+        # Its texts first: Arrow cannot decode a dictionary of string views.
+        return pa.DictionaryArray.from_arrays(texts.indices, plain_texts(texts.dictionary)).cast(pa.string())
+    try:
+        found = texts.cast(pa.string())
+        found.validate(full=True)
+    except pa.ArrowInvalid:
+        found = pa.array([bytes(v.as_buffer()).decode(errors="replace") if v.is_valid else None for v in texts])
+    return found
+
+
 def _texts(column: Any) -> list[str | None]:
-    if pa.types.is_boolean(column.type):
-        column = pc.cast(column, pa.uint8())
-    if pa.types.is_floating(column.type):
-        whole = pc.cast(column, pa.int64(), safe=False)
-        if pc.cast(whole, pa.float64()).equals(pc.cast(column, pa.float64())):
-            column = whole  # a class "1.0" is the class "1"
-    return [None if v is None else str(v) for v in column.to_pylist()]
+    """Classes or groups of rows, each by its own value."""
+    try:
+        values = column.to_pylist()
+    except UnicodeDecodeError:
+        values = plain_texts(column).to_pylist()
+    return [_text(value) for value in values]
+
+
+def _text(value: Any) -> str | None:
+    """1.0 is "1", True is "1", NaN is none."""
+    if value is None or (isinstance(value, float) and isnan(value)):
+        return None
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if isinstance(value, bool) or (isinstance(value, float) and value.is_integer() and abs(value) < 2**53):
+        value = int(value)
+    return str(value)

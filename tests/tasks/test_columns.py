@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.errors import RecipeError
+from tasks.blocks import outcome_of
 from tasks.columns import CATEGORY_COUNTS, categories, codebook, encode, features_of, merge_categories
 from tasks.tabular import Table, open_table
 
@@ -272,17 +273,20 @@ def test_no_feature_left_is_refused_with_the_reason(tmp_path: Path) -> None:
         assert caught.value.problem == "t.arrow: no feature column is left"
 
 
-def test_texts_that_are_not_utf8_are_texts(tmp_path: Path) -> None:
-    """A Parquet file may say of any bytes that they are text."""
+@FORMATS
+def test_texts_that_are_not_utf8_are_texts(tmp_path: Path, write: Write) -> None:
+    """A file may say of any bytes that they are text; what they say is read as Python does."""
     raw = [b"\xff\xfe", b"a", b"\xff\xfe", None, b"\xc3"]
     plain = pa.array(raw)
     bad = pa.StringArray.from_buffers(len(raw), plain.buffers()[1], plain.buffers()[2], plain.buffers()[0], 1)
-    table = parquet(pa.table({"t": bad}), tmp_path)
+    table = write(pa.table({"t": bad}), tmp_path)
     features, _ = features_of(table, None)
     codes, apart = codebook(merge_categories([categories(table, features, a, a + 1) for a in range(5)]))
     assert apart == {}
-    assert codes["t"].view(pa.binary()).to_pylist() == [b"\xff\xfe", b"a", b"\xc3"]
-    np.testing.assert_array_equal(encode(bad, codes["t"]), [0, 1, 0, np.nan, 2])
+    assert codes["t"].to_pylist() == [(b"\xff\xfe").decode(errors="replace"), "a", (b"\xc3").decode(errors="replace")]
+    for array in (bad, bad.cast(pa.large_string()), bad.dictionary_encode()):
+        np.testing.assert_array_equal(encode(array, codes["t"]), [0, 1, 0, np.nan, 2])
+    assert outcome_of(table, "t", 1, 5).to_pylist() == ["a", codes["t"][0].as_py(), None, codes["t"][2].as_py()]
 
 
 ALPHABET = st.one_of(st.none(), st.sampled_from(["", "a", "A", "ż", "z", "\0", "aa"]), st.text(max_size=3))
