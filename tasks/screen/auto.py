@@ -20,7 +20,7 @@ _FRACTIONS = 60
 HANDICAP = {1: 0.4, 2: 0.9}
 """Nats of probability that a correlation gives away against the density (by class; in the plane): it is told of what
 is linear only. So auto loses as little where all is linear, to the correlation, as where nothing is, to the density:
-.005 to .015 of AUROC in the settings of `tests/tasks/screen/test_auto.py`, of which these are the round numbers."""
+.01 to .02 of AUROC in the settings of `tests/tasks/screen/test_auto.py`, of which these are the round numbers."""
 
 
 @dataclass(frozen=True, slots=True)
