@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from schemas.tables import examples_schema
 from tasks.build import Build
 from tasks.items import Item, Receipt, Step, Workplace
-from tasks.rebalance.smote import draws, interpolate, neighbors, sampling_targets
+from tasks.rebalance.search import neighbors
+from tasks.rebalance.smote import draws, interpolate, sampling_targets
 from tasks.shards import read_shard, table_path, work_path
 
 CHUNK_ROWS = 65_536

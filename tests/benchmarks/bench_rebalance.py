@@ -7,7 +7,8 @@ from imblearn.over_sampling import SMOTE
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from tasks.rebalance.smote import draws, interpolate, neighbors
+from tasks.rebalance.search import neighbors
+from tasks.rebalance.smote import draws, interpolate
 from tests.benchmarks.report import Measurement, median_time
 
 MINORITY, MAJORITY, COLUMNS, K = 10_000, 20_000, 50, 5

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from scipy.stats import kstest
 from sklearn.neighbors import NearestNeighbors
 
-from tasks.rebalance.smote import draws, interpolate, neighbors, sampling_targets
+from tasks.rebalance.search import neighbors
+from tasks.rebalance.smote import draws, interpolate, sampling_targets
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
