@@ -311,13 +311,83 @@ class Screening(Model):
     """Select the fewest of the best whose scores make up this share of the scores of all that may be selected."""
 
 
-class Rebalancing(Model):
-    """Synthetic minority rows, in the training split only."""
+Target = (
+    Annotated[float, Field(gt=0, le=1)]
+    | Literal["auto", "minority", "not minority", "not majority", "majority", "all"]
+    | dict[str, Annotated[int, Field(ge=0)]]
+)
+"""How many rows of each class: a ratio, one of imbalanced-learn's names, or rows by label."""
 
-    method: Literal["smote", "none"] = "smote"
+
+class Rebalancing(Model):
+    """More rows of the smaller classes, fewer of the larger ones; in the training split only."""
+
+    method: Literal[
+        "smote",
+        "smote-nc",
+        "smoten",
+        "borderline-1",
+        "borderline-2",
+        "adasyn",
+        "kmeans-smote",
+        "svm-smote",
+        "random",
+        "none",
+    ] = "smote"
+    """What makes new rows. `random`: copies. `smote-nc`: columns named in `nominal` take their neighbours' commonest
+    value; `smoten`: all do."""
     k_neighbors: int = Field(default=5, ge=1)
-    target: float = Field(default=1.0, gt=0, le=1)
-    """Size each smaller class is brought to, as a share of the largest class."""
+    """Neighbours that a new row may lie towards."""
+    m_neighbors: int = Field(default=10, ge=1)
+    """Of borderline and SVM-SMOTE: neighbours that say whether a row is near the border."""
+    target: Target = 1.0
+    """Size of the smaller classes after over-sampling: a share of the largest, one of imbalanced-learn's names, or
+    rows by label."""
+    under: Literal["none", "random", "nearmiss-1", "nearmiss-2", "nearmiss-3"] = "none"
+    """Which rows are left out of classes that get no new ones: any, or (NearMiss) those far from the smallest class."""
+    under_target: Target = 1.0
+    """What is kept of them: rows of the smallest class (new ones included) over rows kept, one of imbalanced-learn's
+    names, or rows by label."""
+    clean: Literal["none", "tomek", "enn"] = "none"
+    """Last, leave out rows in Tomek links, or (edited nearest neighbours) with a near row of another class."""
+    clean_classes: Literal["auto", "minority", "not minority", "not majority", "majority", "all"] | tuple[str, ...] = (
+        "auto"
+    )
+    """Classes that cleaning leaves rows out of; `auto`: all where rows were made, else all but the smallest."""
+    near: int = Field(default=3, ge=1)
+    """Neighbours that NearMiss and edited nearest neighbours look at."""
+    search: Literal["exact", "ivf"] = "exact"
+    """Of SMOTE: neighbours exactly, or by faiss's inverted lists (an extra), whose recall is measured and kept."""
+    recall: float = Field(default=0.99, gt=0, le=1)
+    """Of `ivf`: share of the true neighbours that must be found."""
+    weights: Literal["none", "mi"] = "none"
+    """Weigh squared differences of standardised columns by their mutual information with the label."""
+    nominal: tuple[str, ...] = ()
+    """Of `smote-nc`: features whose values are names, by shell pattern."""
+    missing: Literal["error", "mean", "keep"] = "error"
+    """Values that are missing or infinite in rows that new ones are made of: an error; train's mean stands in for
+    them; or it does for distances only, and a new row lacks what a parent lacks."""
+    sample: int = Field(default=16_384, ge=100)
+    """Rows, drawn by the seed, that SVM-SMOTE's machine and K-means SMOTE's clusters are fitted to."""
+    clusters: int = Field(default=8, ge=1)
+    """Of K-means SMOTE."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Rebalancing":
+        if bool(self.nominal) != (self.method == "smote-nc"):
+            raise ValueError("nominal: it goes with method: smote-nc, and only with it")
+        if self.search == "ivf" and self.method != "smote":
+            raise ValueError("search: ivf goes with method: smote")
+        if self.target == "majority":
+            raise ValueError("target: 'majority' does not go with over-sampling")
+        if self.under_target == "minority":
+            raise ValueError("under_target: 'minority' does not go with under-sampling")
+        return self
+
+    @property
+    def drops(self) -> bool:
+        """Whether rows of train may be left out."""
+        return self.under != "none" or self.clean != "none"
 
 
 class Binarizing(Model):

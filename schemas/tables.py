@@ -210,6 +210,11 @@ def examples_schema(selected: list[str]) -> Any:
     )
 
 
+def dropped_schema(selected: list[str]) -> Any:
+    """One example that rebalancing left out of train, and the rule: `random`, `nearmiss-1`, ..., `tomek`, `enn`."""
+    return examples_schema(selected).append(pa.field("dropped_by", pa.string(), nullable=False))
+
+
 def codes_schema(methods: tuple[str, ...], bits: int) -> Any:
     """One sample's bit codes: `fixed_size_binary[ceil(bits / 8)]` per method, packed little-endian.
 

@@ -1,15 +1,21 @@
 """Mergeable first and second moments of columns, for the scaler and for principal components.
 
-Sums of floats depend on their order, so shards are merged in a fixed binary tree over their planned order.
+A column's mean and deviation come from sums that are exact: they are the same however rows are cut into shards. Sums
+of products are of floats, whose sum depends on its order, so shards are merged in a fixed binary tree over their
+planned order.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+
+from tasks.jit import compiled
 
 Matrix = NDArray[np.float64]
 
@@ -30,6 +36,11 @@ class Moments:
         float64[p, p]: entry (i, j) sums column i's deviations from its mean over those rows.
     products
         float64[p, p]: sums of products of both columns' deviations over those rows.
+    digits
+        int64[p, 256, 3]: by binary exponent of a float32, the sum of the 24-bit whole numbers that its values are
+        at that exponent, and of their squares (over 2^24, and the rest): exact for up to 2^38 rows.
+    whole
+        bool[p], whether every finite value is a whole number.
     """
 
     rows: int
@@ -37,13 +48,21 @@ class Moments:
     pairs: Matrix
     sums: Matrix
     products: Matrix
+    digits: NDArray[np.int64]
+    whole: NDArray[np.bool_]
 
     @staticmethod
     def schema() -> Any:
         """Arrow schema of the partial state, a row a column."""
         lists = [pa.field(name, pa.list_(pa.float64()), nullable=False) for name in ("pairs", "sums", "products")]
         return pa.schema(
-            [pa.field("rows", pa.int64(), nullable=False), pa.field("mean", pa.float64(), nullable=False), *lists]
+            [
+                pa.field("rows", pa.int64(), nullable=False),
+                pa.field("mean", pa.float64(), nullable=False),
+                *lists,
+                pa.field("digits", pa.list_(pa.int64(), 256 * 3), nullable=False),
+                pa.field("whole", pa.bool_(), nullable=False),
+            ]
         )
 
     def to_table(self) -> Any:
@@ -54,7 +73,9 @@ class Moments:
             pa.ListArray.from_arrays(offsets, pa.array(m.reshape(-1))) for m in (self.pairs, self.sums, self.products)
         ]
         rows = pa.array(np.full(p, self.rows, dtype=np.int64))
-        return pa.Table.from_arrays([rows, pa.array(self.mean), *lists], schema=self.schema())
+        digits = pa.FixedSizeListArray.from_arrays(pa.array(self.digits.reshape(-1)), 256 * 3)
+        columns = [rows, pa.array(self.mean), *lists, digits, pa.array(self.whole)]
+        return pa.Table.from_arrays(columns, schema=self.schema())
 
     @staticmethod
     def from_table(table: Any) -> "Moments":
@@ -64,7 +85,9 @@ class Moments:
             table.column(name).combine_chunks().flatten().to_numpy().reshape(p, p)
             for name in ("pairs", "sums", "products")
         ]
-        return Moments(int(table.column("rows")[0].as_py()), table.column("mean").to_numpy(), *matrices)
+        digits = table.column("digits").combine_chunks().flatten().to_numpy().reshape(p, 256, 3)
+        whole = table.column("whole").to_numpy()
+        return Moments(int(table.column("rows")[0].as_py()), table.column("mean").to_numpy(), *matrices, digits, whole)
 
     @staticmethod
     def merge(parts: Sequence["Moments"]) -> "Moments":
@@ -81,11 +104,14 @@ class Moments:
 
     def scaler(self) -> tuple[Matrix, Matrix]:
         """Mean and standard deviation (population) of each column; 1 for a column that does not vary."""
-        variance = np.diag(self.products) / np.maximum(self.count, 1)
-        deviation = np.sqrt(np.maximum(variance, 0))
-        # What rounding leaves of a constant's variance is not a scale.
-        flat = deviation <= 1e-12 * np.maximum(np.abs(self.mean), 1e-300)
-        return self.mean, np.where(flat, 1.0, deviation)
+        mean, deviation = np.zeros(len(self.mean)), np.ones(len(self.mean))
+        for c, n in enumerate(self.count.astype(np.int64).tolist()):
+            if n:
+                first, second = _total(self.digits[c])
+                mean[c] = float(first / n)
+                # The root of the quotient of whole numbers, scaled so that a variance no float can hold has one.
+                deviation[c] = _root(second / n - (first / n) ** 2) or 1.0
+        return mean, deviation
 
     def correlation(self) -> Matrix:
         """Covariance float64[p, p] of the standardised columns, missing values taken for the mean."""
@@ -102,7 +128,47 @@ def moments(x: NDArray[np.float32]) -> Moments:
     mean = np.where(present, wide, 0.0).sum(axis=0) / np.maximum(count, 1)
     deviations = np.where(present, wide - mean, 0.0)
     there = present.astype(np.float64)
-    return Moments(len(x), mean, there.T @ there, deviations.T @ there, deviations.T @ deviations)
+    digits = np.zeros((x.shape[1], 256, 3), dtype=np.int64)
+    bits = np.ascontiguousarray(x, dtype=np.float32).view(np.uint32)
+    _add_digits(bits, digits)
+    whole = ((wide == np.rint(wide)) | ~present).all(axis=0)
+    return Moments(len(x), mean, there.T @ there, deviations.T @ there, deviations.T @ deviations, digits, whole)
+
+
+@compiled
+def _add_digits(bits: NDArray[np.uint32], digits: NDArray[np.int64]) -> None:  # pragma: no cover - compiled
+    for r in range(bits.shape[0]):
+        for c in range(bits.shape[1]):
+            word = np.int64(bits[r, c])
+            exponent = (word >> 23) & 255
+            if exponent == 255:  # infinite or missing
+                continue
+            number = word & 0x7FFFFF
+            if exponent > 0:
+                number |= 0x800000
+            else:
+                exponent = 1  # a subnormal has the smallest exponent, without the leading bit
+            square = number * number
+            digits[c, exponent, 0] += -number if word >> 31 else number
+            digits[c, exponent, 1] += square >> 24
+            digits[c, exponent, 2] += square & 0xFFFFFF
+
+
+def _total(digits: NDArray[np.int64]) -> tuple[Fraction, Fraction]:
+    """The sum of a column's values and of their squares, exactly: float32s are whole numbers · 2^(exponent - 150)."""
+    first = second = 0
+    for exponent, (number, high, low) in enumerate(digits.tolist()):
+        first += number << exponent
+        second += ((high << 24) + low) << (2 * exponent)
+    return Fraction(first, 1 << 150), Fraction(second, 1 << 300)
+
+
+def _root(value: Fraction) -> float:
+    """The square root of an exact value of any size, to a float's precision."""
+    if value <= 0:
+        return 0.0
+    shift = (value.numerator.bit_length() - value.denominator.bit_length()) // 2
+    return math.ldexp(math.sqrt(value / Fraction(4) ** shift), shift)
 
 
 def _about(part: Moments, mean: Matrix) -> tuple[Matrix, Matrix]:
@@ -122,4 +188,12 @@ def _pair(a: Moments, b: Moments) -> Moments:
     share = b.count / np.maximum(a.count + b.count, 1)
     mean = a.mean + (b.mean - a.mean) * share
     (sums_a, products_a), (sums_b, products_b) = _about(a, mean), _about(b, mean)
-    return Moments(a.rows + b.rows, mean, a.pairs + b.pairs, sums_a + sums_b, products_a + products_b)
+    return Moments(
+        a.rows + b.rows,
+        mean,
+        a.pairs + b.pairs,
+        sums_a + sums_b,
+        products_a + products_b,
+        a.digits + b.digits,
+        a.whole & b.whole,
+    )

@@ -16,6 +16,7 @@ NOTES = {
     "splits": "train, validation or test, by whole groups",
     "screening": "mutual information (nats) of each feature with the label on train",
     "train": "examples to train on, synthetic ones marked",
+    "train_dropped": "examples of train that rebalancing left out, and by which rule",
     "validation": "examples to tune on",
     "test": "examples to judge on",
     "codes": "bit codes for nearest-neighbour search",

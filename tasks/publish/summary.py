@@ -141,16 +141,22 @@ def _licences(build: Build) -> dict[str, int]:
 
 
 def _balance(build: Build) -> dict[str, dict[str, dict[str, int]]]:
-    """Rows by split and label: real ones, and with synthetic ones."""
+    """Rows by split and label: real ones, and after rebalancing."""
     before: dict[str, dict[str, int]] = {name: {} for name in SPLITS}
     for receipt in build.receipts.get("screen.apply", []):
         for split, labels in receipt.facts["rows"].items():
             for label, count in labels.items():
                 before[split][label] = before[split].get(label, 0) + count
     after = {name: dict(sorted(labels.items())) for name, labels in before.items()}
-    for receipt in build.receipts.get("rebalance.synthesize", []):
-        label = receipt.facts["label"]
-        after["train"][label] = after["train"].get(label, 0) + receipt.facts["rows"]
+    last = next((found for step in ("clean", "under") if (found := build.receipts.get(f"rebalance.{step}"))), None)
+    if last is not None:  # rows were left out: what stays is what these say
+        after["train"] = dict.fromkeys(after["train"], 0)
+    for receipt in last or []:
+        for label, count in receipt.facts["rows"].items():
+            after["train"][label] += count
+    if "rebalance.clean" not in build.receipts:
+        for receipt in build.receipts.get("rebalance.synthesize", []):
+            after["train"][receipt.facts["label"]] += receipt.facts["rows"]
     return {"before": {name: dict(sorted(labels.items())) for name, labels in before.items()}, "after": after}
 
 

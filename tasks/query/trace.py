@@ -12,7 +12,7 @@ from tasks.query.dataset import Dataset
 from tasks.shards import find_rows, read_provenance
 
 KEYS = {
-    **dict.fromkeys(SPLITS, "sample_id"),
+    **dict.fromkeys((*SPLITS, "train_dropped"), "sample_id"),
     "codes": "sample_id",
     "splits": "sample_id",
     "labels": "sample_id",
@@ -25,7 +25,7 @@ KEYS = {
 HIDDEN = {"features"}
 """Tables whose values are too many to show."""
 
-FIXED = ("sample_id", "label", "split", "is_synthetic", "parent_a", "parent_b", "gap")
+FIXED = ("sample_id", "label", "split", "is_synthetic", "parent_a", "parent_b", "gap", "dropped_by")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,9 @@ def trace(dataset: Dataset, sample_id: str) -> Trace:
 
 def _rows(path: Path, table: str, key: str, value: str) -> list[dict[str, Any]]:
     names = pq.read_schema(path).names
-    columns = [key] if table in HIDDEN else [n for n in names if n in FIXED] if table in SPLITS else names
+    columns = (
+        [key] if table in HIDDEN else [n for n in names if n in FIXED] if table in {*SPLITS, "train_dropped"} else names
+    )
     found = find_rows(path, key, value, columns)
     return [
         {name: cell.hex() if isinstance(cell, bytes) else cell for name, cell in row.items() if cell is not None}

@@ -1,6 +1,7 @@
 """SMOTE near the border between classes, in imbalanced-learn's form: Borderline-SMOTE and SVM-SMOTE."""
 
 import numbers
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,6 +21,34 @@ from tasks.rebalance.smote import draws
 def danger(others: NDArray[np.int64], m: int) -> NDArray[np.bool_]:
     """Rows with at least half, but not all, of their m neighbours in other classes (Han et al., 2005)."""
     return (2 * others >= m) & (others < m)
+
+
+def two_sides(
+    seed: int,
+    label: str,
+    groups: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]],
+    count: int,
+    out_step: float,
+) -> Plan:
+    """SVM-SMOTE's plan: rows towards the neighbours of some support vectors, and beyond the others.
+
+    Parameters
+    ----------
+    groups
+        Support vectors int64[r] in danger and their partners int64[r, k]; the same of the safe ones.
+    count
+        Synthetic rows: each side's share is drawn from Beta(10, 10), where there are support vectors of both kinds.
+    out_step
+        How far beyond its parent a row may lie, as a share of the way to the neighbour.
+    """
+    (inside, towards), (beyond, away) = groups
+    # Beta(10, 10) as the tenth smallest of 19 uniform numbers, from a stream of its own.
+    share = float(np.sort(draws(seed, f"{label}\0beta", 0, 19, 1, 1)[2])[9])
+    if not (len(inside) and len(beyond)):
+        share = float(len(inside) > 0)
+    first = round(share * count)
+    scale = np.concatenate([np.ones(towards.shape), np.full(away.shape, -out_step)])
+    return pooled([(inside, towards, first), (beyond, away, count - first)], scale)
 
 
 class _Bordering(Interpolating):
@@ -235,12 +264,8 @@ class SVMSMOTE(_Bordering):
     def _plan(self, x: Any, y: NDArray[Any], label: Any, count: int) -> Plan:
         own = np.flatnonzero(y == label)
         inside, beyond = self._border(x, y, label)
-        # As many rows of each kind as a draw from Beta(10, 10) says, if there are support vectors of both.
-        part = _beta(self._seed(), str(label)) if len(inside) and len(beyond) else float(len(inside) > 0)
-        first = round(part * count)
-        near = [self._partners(x, rows, label, own) for rows in (inside, beyond)]
-        scale = np.concatenate([np.ones(near[0].shape), np.full(near[1].shape, -self.out_step)])
-        return pooled([(inside, near[0], first), (beyond, near[1], count - first)], scale)
+        groups = [(rows, self._partners(x, rows, label, own)) for rows in (inside, beyond)]
+        return two_sides(self._seed(), str(label), groups, count, self.out_step)
 
     def _theirs(self, x: Any, y: NDArray[Any], label: Any, count: int) -> list[Drawn]:
         own = np.flatnonzero(y == label)
@@ -253,8 +278,3 @@ class SVMSMOTE(_Bordering):
                 near = own[self.nn_k_.kneighbors(take(x, rows), return_distance=False)[:, 1:]]
                 found.append(self._uniform(rows, near, label, n, step))
         return found
-
-
-def _beta(seed: int, label: str) -> float:
-    # Beta(10, 10) as the tenth smallest of 19 uniform numbers, from a stream of its own.
-    return float(np.sort(draws(seed, f"{label}\0beta", 0, 19, 1, 1)[2])[9])

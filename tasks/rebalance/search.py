@@ -1,5 +1,7 @@
 """Nearest neighbours, exactly: by (squared distance, row number), the same bits however rows are cut into parts."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
@@ -112,6 +114,62 @@ def nearest(
     squared, near = np.empty((q, k)), np.empty((q, k), dtype=np.int64)
     _settle(queries, rows, np.sort(index, axis=1).astype(np.int64), radius, itself, near, squared)
     return squared, np.where(near >= 0, ids[near], -1)
+
+
+@compiled
+def _farthest(
+    queries: NDArray[np.float64], rows: NDArray[np.float64], far: NDArray[np.float64]
+) -> None:  # pragma: no cover - compiled
+    k = far.shape[1]
+    for i in range(len(queries)):
+        best = far[i]
+        best[:] = -1.0
+        for j in range(len(rows)):
+            distance = _squared(queries[i], rows[j], np.inf)
+            if distance <= best[k - 1]:
+                continue
+            place = k - 1
+            while place > 0 and best[place - 1] < distance:
+                best[place] = best[place - 1]
+                place -= 1
+            best[place] = distance
+
+
+def farthest(queries: NDArray[np.float64], rows: NDArray[np.float64], k: int) -> NDArray[np.float64]:
+    """Squared distances from each query to the k rows farthest from it, falling; every pair is compared.
+
+    Parameters
+    ----------
+    queries, rows
+        float64[q, p], float64[m, p]; m >= k.
+
+    Returns
+    -------
+    float64[q, k]
+    """
+    far = np.empty((len(queries), k))
+    _farthest(np.ascontiguousarray(queries), np.ascontiguousarray(rows), far)
+    return far
+
+
+def merge(
+    squared: Sequence[NDArray[np.float64]], near: Sequence[NDArray[np.int64]]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """The k nearest of several parts' k nearest, as `nearest` gives them; whatever the parts and their order.
+
+    Parameters
+    ----------
+    squared, near
+        Of each part float64[q, k] and int64[q, k].
+
+    Returns
+    -------
+    squared, near
+        float64[q, k], int64[q, k].
+    """
+    distances, ids = np.concatenate(squared, axis=1), np.concatenate(near, axis=1)
+    order = np.lexsort((ids, distances), axis=1)[:, : squared[0].shape[1]]
+    return np.take_along_axis(distances, order, axis=1), np.take_along_axis(ids, order, axis=1)
 
 
 def neighbors(x: NDArray[np.float64], k: int) -> NDArray[np.int64]:

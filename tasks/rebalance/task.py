@@ -1,168 +1,445 @@
-"""The rebalance stage: synthetic minority rows for train, each naming its parents and the gap between them.
+"""The rebalance stage: more rows of small classes, fewer of large ones, and cleaning, in train alone.
 
-Only the smaller classes are gathered; the majority is never read. Synthetic rows are drawn by (seed, class,
-number), so that they are the same however they are cut into shards.
+Rows made name their parents and the gap between them; rows left out are kept in a table of their own. What is drawn
+depends on the seed, the class and the row's number or id, never on how rows are cut into shards.
 """
 
-import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-from numpy.typing import NDArray
-
-from schemas.tables import examples_schema
+from schemas.errors import RecipeError
 from tasks.build import Build
-from tasks.items import Item, Receipt, Step, Workplace
-from tasks.rebalance.search import neighbors
-from tasks.rebalance.smote import draws, interpolate, sampling_targets
-from tasks.shards import read_shard, table_path, work_path
+from tasks.items import Item, Receipt, Step
+from tasks.rebalance import clean, over, under
+from tasks.rebalance.smote import sampling_targets
+from tasks.rebalance.strategy import Kind, targets
+from tasks.shards import Shard, read_shard
 
-CHUNK_ROWS = 65_536
-"""Synthetic rows in one shard."""
+STEPS: dict[str, Step] = over.STEPS | under.STEPS | clean.STEPS
 
 
 def build(build: Build) -> None:
-    """Plan and compute synthetic rows up to the size the recipe asks for."""
-    options = build.recipe.rebalancing
-    counts: dict[str, int] = {}
-    for receipt in build.receipts["screen.apply"]:
-        for label, count in receipt.facts["rows"].get("train", {}).items():
-            counts[label] = counts.get(label, 0) + count
-    if options.method == "none":
-        return
-    wanted = {label: n for label, n in sampling_targets(counts, options.target).items() if n > 0}
-    for label in [label for label in wanted if counts[label] < 2]:
-        build.notes.append(f"rebalancing: class '{label}' has one row in train; SMOTE needs two, so it stays as it is")
-        del wanted[label]
-    train = build.shards("screen.apply", "train")
-    scaler = build.shards("screen.scale", "scaler")[0]
-    gather = [
-        build.item(
-            "rebalance",
-            "neighbors",
-            f"class {label}",
-            config={"label": label, "k": min(options.k_neighbors, counts[label] - 1)},
-            inputs=[s.sha256 for s in (*train, scaler)],
-            args={
-                "label": label,
-                "k": min(options.k_neighbors, counts[label] - 1),
-                "train": [s.path for s in train],
-                "scaler": scaler.path,
-            },
-            weight=counts[label],
-            memory=_memory(counts[label], scaler.rows),
-        )
-        for label in wanted
-    ]
-    for label in wanted:
-        if counts[label] <= options.k_neighbors:
-            build.notes.append(
-                f"rebalancing: class '{label}' has {counts[label]} rows in train, "
-                f"so {counts[label] - 1} neighbours are used where the recipe asks for {options.k_neighbors}"
+    """Plan and compute the rows that the recipe asks for."""
+    _Rebalancing.of(build).run()
+
+
+@dataclass
+class _Rebalancing:
+    """One run of the stage: what is known of train, and where rows stand."""
+
+    build: Build
+    counts: dict[str, int]
+    """Real rows of each class."""
+    train: list[Shard]
+    scaler: Shard
+    space: dict[str, Any]
+    """Arguments of `Space.read`."""
+    space_inputs: list[str]
+    """Digests of the shards among them."""
+
+    @staticmethod
+    def of(build: Build) -> "_Rebalancing":
+        options = build.recipe.rebalancing
+        counts: dict[str, int] = {}
+        for receipt in build.receipts["screen.apply"]:
+            for label, count in receipt.facts["rows"].get("train", {}).items():
+                counts[label] = counts.get(label, 0) + count
+        scaler = build.shards("screen.scale", "scaler")[0]
+        screening = build.shards("screen.select", "screening")[0]
+        space = {
+            "scaler": scaler.path,
+            "weights": screening.path if options.weights == "mi" else None,
+            "missing": options.missing,
+        }
+        inputs = [scaler.sha256, *([screening.sha256] if options.weights == "mi" else [])]
+        train = build.shards("screen.apply", "train")
+        return _Rebalancing(build, dict(sorted(counts.items())), train, scaler, space, inputs)
+
+    def run(self) -> None:
+        options = self.build.recipe.rebalancing
+        if not self.counts:
+            return
+        added = self.wanted()
+        kept = self.kept(added)
+        smallest = min(self.counts, key=self.counts.__getitem__)
+        near_miss = options.under.startswith("nearmiss") and bool(kept)
+        if (added and options.method != "random") or near_miss or options.clean != "none":
+            self.refuse_missing()
+        classes = self.gathered([*added, *([smallest] if near_miss and smallest not in added else [])])
+        made = self.over(added, classes)
+        stays = self.train
+        if kept:
+            stays = self.under(kept, classes.get(smallest) if near_miss else None)
+        if options.clean != "none":
+            self.clean([*stays, *made], made=bool(added))
+        elif not kept and options.drops:
+            self.under({}, None)
+
+    # What is wanted
+
+    def targets(self, counts: Mapping[str, int], field: str, target: Any, kind: Kind) -> dict[str, int]:
+        try:
+            return targets(counts, target, kind)
+        except ValueError as error:
+            held = ", ".join(f"{label}: {n:,}" for label, n in counts.items())
+            raise RecipeError(
+                f"rebalancing.{field}: {str(error).replace('sampling_strategy', field)} (rows of train: {held})",
+                f"change rebalancing.{field}, or say rebalancing.method: none",
+            ) from error
+
+    def wanted(self) -> dict[str, int]:
+        """Rows to add to each class that gets any."""
+        options = self.build.recipe.rebalancing
+        if options.method == "none" or len(self.counts) < 2:
+            return {}
+        if isinstance(options.target, float):
+            found = sampling_targets(self.counts, options.target)
+        else:
+            found = self.targets(self.counts, "target", options.target, "over-sampling")
+        found = {label: n for label, n in found.items() if n > 0}
+        if options.method == "random":
+            return found
+        for label in [label for label in found if self.counts[label] < 2]:
+            self.build.notes.append(
+                f"rebalancing: class '{label}' has one row in train; {options.method} needs two, so it stays as it is"
             )
-    receipts = build.compute(gather)
-    items: list[Item] = []
-    for label, receipt in zip(wanted, receipts, strict=True):
-        shard = receipt.shard("neighbors")
-        for start in range(0, wanted[label], CHUNK_ROWS):
-            stop = min(start + CHUNK_ROWS, wanted[label])
-            config = {"label": label, "start": start, "stop": stop, "seed": build.recipe.seed}
-            items.append(
-                build.item(
-                    "rebalance",
-                    "synthesize",
-                    f"class {label}, rows {start:,} to {stop:,}",
-                    config=config,
-                    inputs=[shard.sha256],
-                    args=config | {"neighbors": shard.path},
-                    weight=stop - start,
-                    memory=_memory(counts[label], scaler.rows) + 24 * scaler.rows * (stop - start),
+            del found[label]
+        for label in found:
+            if self.counts[label] <= options.k_neighbors:
+                self.build.notes.append(
+                    f"rebalancing: class '{label}' has {self.counts[label]} rows in train, so {self.counts[label] - 1} "
+                    f"neighbours are used where the recipe asks for {options.k_neighbors}"
                 )
+        return found
+
+    def kept(self, added: Mapping[str, int]) -> dict[str, int]:
+        """Rows that stay of each class that loses any."""
+        options = self.build.recipe.rebalancing
+        if options.under == "none" or len(self.counts) < 2:
+            return {}
+        after = {label: n + added.get(label, 0) for label, n in self.counts.items()}
+        if isinstance(options.under_target, float):
+            most = round(min(after.values()) / options.under_target)
+            found = dict.fromkeys(after, most)
+        else:
+            found = self.targets(after, "under_target", options.under_target, "under-sampling")
+            if isinstance(options.under_target, dict):
+                for label in found:
+                    if label in added:
+                        raise RecipeError(
+                            f"rebalancing.under_target: class '{label}' gets {added[label]:,} new rows",
+                            "name only classes that get none",
+                        )
+        return {label: n for label, n in found.items() if label not in added and n < self.counts[label]}
+
+    def refuse_missing(self) -> None:
+        """Refuse missing and infinite values where the recipe says so."""
+        if self.build.recipe.rebalancing.missing != "error":
+            return
+        table = read_shard(self.build.root, self.scaler.path, ["feature", "count"])
+        rows = sum(self.counts.values())
+        lacking = [(row["feature"], rows - row["count"]) for row in table.to_pylist() if row["count"] < rows]
+        if lacking:
+            shown = ", ".join(f"{name} in {n:,} rows" for name, n in lacking[:5])
+            more = f" and {len(lacking) - 5} columns more" if len(lacking) > 5 else ""
+            raise RecipeError(
+                f"rebalancing.missing: of {rows:,} rows of train values are missing or infinite: {shown}{more}",
+                "say rebalancing.missing: mean (train's mean stands in for them) or keep, fill them in the table, "
+                "leave the columns out, or say rebalancing.method: none",
             )
-    build.compute(items)
 
+    # Items
 
-def _memory(rows: int, columns: int) -> int:
-    return 3 * 8 * rows * columns + 256 * 2**20
-
-
-def _columns(table: Any) -> list[str]:
-    fixed = {"sample_id", "label", "is_synthetic", "parent_a", "parent_b", "gap", "neighbors"}
-    return [name for name in table.schema.names if name not in fixed]
-
-
-def _matrix(table: Any, names: list[str]) -> NDArray[np.float32]:
-    return np.stack([table.column(n).to_numpy().astype(np.float32) for n in names], axis=1)
-
-
-def gather_neighbors(place: Workplace) -> Receipt:
-    """Gather one class of train, in the order of its ids, and find each row's nearest neighbours in it.
-
-    Distances are Euclidean over columns standardised by the fitted scaler; a missing value counts as the mean.
-    """
-    args = place.item.args
-    parts = [read_shard(place.root, path) for path in args["train"]]
-    rows = pa.concat_tables([p.filter(pc.field("label") == args["label"]) for p in parts]).sort_by("sample_id")
-    names = _columns(rows)
-    scaler = read_shard(place.root, args["scaler"], ["feature", "mean", "scale"])
-    assert scaler.column("feature").to_pylist() == names, "the scaler is of other columns"
-    mean, scale = (scaler.column(n).to_numpy() for n in ("mean", "scale"))
-    standard = np.nan_to_num((_matrix(rows, names).astype(np.float64) - mean) / scale, nan=0.0)
-    near = neighbors(standard, args["k"])
-    schema = pa.schema(
-        [
-            pa.field("sample_id", pa.string(), nullable=False),
-            *(pa.field(n, pa.float32()) for n in names),
-            pa.field("neighbors", pa.list_(pa.int32(), args["k"]), nullable=False),
+    def items(
+        self,
+        step: str,
+        titled: Iterable[tuple[str, dict[str, Any], dict[str, Any], Iterable[Shard]]],
+        *,
+        weight: int = 1,
+        memory: int = 0,
+    ) -> list[Receipt]:
+        """Compute items from titles, settings (which the result depends on), places and the shards read."""
+        items: list[Item] = [
+            self.build.item(
+                "rebalance",
+                step,
+                title,
+                config=config | {name: self.space[name] for name in ("missing",)},
+                inputs=[*self.space_inputs, *(shard.sha256 for shard in inputs)],
+                args=self.space | config | paths,
+                weight=weight,
+                memory=memory,
+            )
+            for title, config, paths, inputs in titled
         ]
-    )
-    flat = pa.array(near.reshape(-1).astype(np.int32))
-    table = pa.Table.from_arrays(
-        [
-            rows.column("sample_id"),
-            *(rows.column(n) for n in names),
-            pa.FixedSizeListArray.from_arrays(flat, args["k"]),
-        ],
-        schema=schema,
-    )
-    return place.receipt([place.write(work_path("neighbors", place.item.key), schema, [table])])
+        return self.build.compute(items)
+
+    def memory(self, rows: int) -> int:
+        """Bytes for so many rows, as read, as numbers and standardised."""
+        return 3 * 8 * rows * self.scaler.rows + 256 * 2**20
+
+    def gathered(self, labels: Iterable[str]) -> dict[str, Shard]:
+        """The rows of some classes, each in one shard."""
+        chosen = list(labels)
+        paths = {"train": [shard.path for shard in self.train]}
+        receipts = self.items(
+            "gather",
+            ((f"class {label}", {"label": label}, paths, self.train) for label in chosen),
+            memory=self.memory(max((self.counts[label] for label in chosen), default=0) + self.largest),
+        )
+        return {label: receipt.shard("class") for label, receipt in zip(chosen, receipts, strict=True)}
+
+    @property
+    def largest(self) -> int:
+        """Rows of the largest shard of train."""
+        return max((shard.rows for shard in self.train), default=0)
+
+    def over(self, added: Mapping[str, int], classes: Mapping[str, Shard]) -> list[Shard]:
+        """Synthetic rows."""
+        if not added:
+            return []
+        options, seed = self.build.recipe.rebalancing, self.build.recipe.seed
+        k = {label: max(1, min(options.k_neighbors, self.counts[label] - 1)) for label in added}
+        around = self.around(added, classes, k)
+        clusters = self.clusters(added) if options.method == "kmeans-smote" else None
+        train = [shard.path for shard in self.train]
+        looks = options.method in {"borderline-2", "svm-smote"}
+        planned: list[tuple[str, dict[str, Any], dict[str, Any], Iterable[Shard]]] = []
+        for label, count in added.items():
+            config: dict[str, Any] = {
+                "label": label,
+                "method": options.method,
+                "count": count,
+                "k": k[label],
+                "m": self.m(k[label]),
+                "m_neighbors": self.m_neighbors,
+                "sample": options.sample,
+                "seed": seed,
+            }
+            inputs = [classes[label], *around.get(label, []), *(self.train if looks else [])]
+            paths: dict[str, Any] = {"class": classes[label].path, "around": [s.path for s in around.get(label, [])]}
+            paths |= {"train": train if looks else [], "names": self.features}
+            if clusters is not None:
+                centres, sizes = clusters
+                config |= {"sizes": sizes, "total": sum(added.values())}
+                paths["centres"] = centres.path
+                inputs.append(centres)
+            planned.append((f"class {label}", config, paths, inputs))
+        receipts = self.items(
+            "plan",
+            planned,
+            memory=self.memory(max(self.counts[label] for label in added) + (self.largest if looks else 0)),
+        )
+        drawn: list[tuple[str, dict[str, Any], dict[str, Any], Iterable[Shard]]] = []
+        for (label, count), receipt in zip(added.items(), receipts, strict=True):
+            parents, plan = receipt.shard("parents"), receipt.shard("plan")
+            for start in range(0, count, over.CHUNK_ROWS):
+                stop = min(start + over.CHUNK_ROWS, count)
+                config = {
+                    "label": label,
+                    "start": start,
+                    "stop": stop,
+                    "seed": seed,
+                    "cleaned": options.clean != "none",
+                }
+                paths = {"parents": parents.path, "plan": plan.path}
+                drawn.append((f"class {label}, rows {start:,} to {stop:,}", config, paths, [parents, plan]))
+        most = max(self.counts[label] for label in added)
+        made = self.items("synthesize", drawn, weight=over.CHUNK_ROWS, memory=self.memory(most + over.CHUNK_ROWS))
+        return [shard for receipt in made for shard in receipt.shards]
+
+    @property
+    def features(self) -> list[str]:
+        """The selected features."""
+        return read_shard(self.build.root, self.scaler.path, ["feature"]).column("feature").to_pylist()
+
+    @property
+    def m_neighbors(self) -> int:
+        """The recipe's `m_neighbors`, or as many as there are."""
+        return min(self.build.recipe.rebalancing.m_neighbors, sum(self.counts.values()) - 1)
+
+    def m(self, k: int) -> int:
+        """How many neighbours among all rows the method looks at."""
+        method = self.build.recipe.rebalancing.method
+        return k if method == "adasyn" else max(k, self.m_neighbors)
+
+    def around(
+        self, added: Mapping[str, int], classes: Mapping[str, Shard], k: Mapping[str, int]
+    ) -> dict[str, list[Shard]]:
+        """Of each class, its rows' neighbours in each shard of train, for methods that go by them."""
+        if self.build.recipe.rebalancing.method not in over.LOOKS_AROUND:
+            return {}
+        pairs = [(label, shard) for label in added for shard in self.train]
+        receipts = self.items(
+            "around",
+            (
+                (
+                    f"class {label}, a shard of {shard.rows:,} rows",
+                    {"label": label, "m": self.m(k[label])},
+                    {"class": classes[label].path, "shard": shard.path},
+                    [classes[label], shard],
+                )
+                for label, shard in pairs
+            ),
+            memory=self.memory(max(self.counts[label] for label in added) + self.largest),
+        )
+        found: dict[str, list[Shard]] = {label: [] for label in added}
+        for (label, _), receipt in zip(pairs, receipts, strict=True):
+            found[label].append(receipt.shard("around"))
+        return found
+
+    def clusters(self, added: Mapping[str, int]) -> tuple[Shard, list[int]]:
+        """Centres of clusters of train, and how many rows each has."""
+        options = self.build.recipe.rebalancing
+        config = {"sample": options.sample, "clusters": options.clusters, "seed": self.build.recipe.seed}
+        paths: dict[str, Any] = {"train": [shard.path for shard in self.train], "names": self.features}
+        memory = self.memory(options.sample + self.largest)
+        centres = self.items("centres", [("clusters", config, paths, self.train)], memory=memory)[0].shard("centres")
+        receipts = self.items(
+            "clusters",
+            (
+                (
+                    f"a shard of {shard.rows:,} rows",
+                    {},
+                    {"centres": centres.path, "shard": shard.path},
+                    [centres, shard],
+                )
+                for shard in self.train
+            ),
+            memory=memory,
+        )
+        sizes = [sum(column) for column in zip(*(receipt.facts["counts"] for receipt in receipts), strict=True)]
+        return centres, sizes
+
+    def under(self, kept: Mapping[str, int], rare: Shard | None) -> list[Shard]:
+        """What stays of train: so many rows of each class named, all of another."""
+        options, seed = self.build.recipe.rebalancing, self.build.recipe.seed
+        beside = [] if rare is None else [rare]
+        memory = self.memory(self.largest + (0 if rare is None else rare.rows))
+        found = self.candidates(kept, rare) if rare is not None and options.under == "nearmiss-3" else {}
+        config: dict[str, Any] = {"method": options.under, "keep": dict(kept), "k": options.near, "seed": seed}
+        paths: dict[str, Any] = {
+            "class": None if rare is None else rare.path,
+            "candidates": {label: shard.path for label, shard in found.items()},
+        }
+        ranks = self.items(
+            "rank",
+            (
+                (f"a shard of {s.rows:,} rows", config, paths | {"shard": s.path}, [s, *beside, *found.values()])
+                for s in self.train
+            ),
+            memory=memory,
+        )
+        ranked = [receipt.shard("ranks") for receipt in ranks]
+        receipt = self.items(
+            "limit",
+            [("rows that stay", {"keep": dict(kept)}, {"ranks": [s.path for s in ranked]}, ranked)],
+            memory=memory,
+        )[0]
+        for label, count in kept.items():
+            if receipt.facts["kept"].get(label, 0) < count:
+                self.build.notes.append(
+                    f"rebalancing: of class '{label}' {receipt.facts['kept'].get(label, 0):,} rows stay, not "
+                    f"{count:,}: no more are near the smallest class (raise rebalancing.near)"
+                )
+        limits = receipt.shard("limits")
+        config = {"keep": dict(kept), "method": options.under, "last": options.clean == "none"}
+        parted = self.items(
+            "under",
+            (
+                (
+                    f"a shard of {shard.rows:,} rows",
+                    config,
+                    {"shard": shard.path, "ranks": rank.path, "limits": limits.path},
+                    [shard, rank, limits],
+                )
+                for shard, rank in zip(self.train, ranked, strict=True)
+            ),
+            memory=memory,
+        )
+        return [shard for receipt in parted for shard in receipt.all_of("train")]
+
+    def candidates(self, kept: Mapping[str, int], rare: Shard) -> dict[str, Shard]:
+        """NearMiss-3: of each class the rows near some row of the smallest."""
+        k = self.build.recipe.rebalancing.near
+        pairs = [(label, shard) for label in kept for shard in self.train]
+        memory = self.memory(self.largest + rare.rows)
+        near = self.items(
+            "near",
+            (
+                (
+                    f"class {label}, a shard of {s.rows:,} rows",
+                    {"label": label, "k": k},
+                    {"class": rare.path, "shard": s.path},
+                    [rare, s],
+                )
+                for label, s in pairs
+            ),
+            memory=memory,
+        )
+        by_label: dict[str, list[Shard]] = {label: [] for label in kept}
+        for (label, _), receipt in zip(pairs, near, strict=True):
+            by_label[label].append(receipt.shard("near"))
+        receipts = self.items(
+            "candidates",
+            (
+                (f"class {label}", {"k": k}, {"near": [s.path for s in found]}, found)
+                for label, found in by_label.items()
+            ),
+            memory=memory,
+        )
+        return {label: receipt.shard("candidates") for label, receipt in zip(kept, receipts, strict=True)}
+
+    def clean(self, shards: list[Shard], *, made: bool) -> None:
+        """Leave out rows near rows of other classes."""
+        options = self.build.recipe.rebalancing
+        chosen = options.clean_classes
+        if chosen == "auto":
+            chosen = "all" if made else "not minority"
+        if isinstance(chosen, str):
+            labels = _named(self.counts, chosen)
+        else:
+            labels = sorted(self.targets(self.counts, "clean_classes", list(chosen), "clean-sampling"))
+        paths = [shard.path for shard in shards]
+        largest = max((shard.rows for shard in shards), default=0)
+        tomek = options.clean == "tomek"
+        looked = sorted(self.counts) if tomek else labels
+        receipts = self.items(
+            "crowd",
+            (
+                (
+                    f"shard {n + 1} of {len(shards)}",
+                    {"own": n, "labels": looked, "k": 1 if tomek else options.near},
+                    {"shards": paths},
+                    shards,
+                )
+                for n in range(len(shards))
+            ),
+            memory=2 * self.memory(largest),
+        )
+        crowd = [receipt.shard("crowd") for receipt in receipts]
+        config: dict[str, Any] = {"labels": labels, "method": options.clean}
+        drops = self.items(
+            "links", [("rows to leave out", config, {"crowd": [s.path for s in crowd]}, crowd)], memory=256 * 2**20
+        )[0].shard("drops")
+        self.items(
+            "clean",
+            (
+                (f"shard {n} of {len(shards)}", config, {"shard": shard.path, "drops": drops.path}, [shard, drops])
+                for n, shard in enumerate(shards, 1)
+            ),
+            memory=self.memory(largest),
+        )
 
 
-def synthesize(place: Workplace) -> Receipt:
-    """Synthetic rows `start` to `stop` of one class."""
-    args = place.item.args
-    rows = read_shard(place.root, args["neighbors"])
-    names = _columns(rows)
-    near = rows.column("neighbors").combine_chunks()
-    k = near.type.list_size
-    table_of = near.flatten().to_numpy().reshape(rows.num_rows, k)
-    parent, slot, gap = draws(args["seed"], args["label"], args["start"], args["stop"], rows.num_rows, k)
-    other = table_of[parent, slot]
-    matrix = _matrix(rows, names)
-    values = interpolate(matrix[parent], matrix[other], gap)
-    ids = rows.column("sample_id").to_pylist()
-    schema = examples_schema(names)
-    numbers = range(args["start"], args["stop"])
-    table = pa.Table.from_arrays(
-        [
-            pa.array([_synthetic_id(args["seed"], args["label"], n) for n in numbers], pa.string()),
-            pa.array([args["label"]] * len(numbers), pa.string()),
-            *(pa.array(column) for column in np.ascontiguousarray(values.T)),
-            pa.array([True] * len(numbers)),
-            pa.array([ids[i] for i in parent], pa.string()),
-            pa.array([ids[i] for i in other], pa.string()),
-            pa.array(gap, pa.float64()),
-        ],
-        schema=schema,
-    )
-    shard = place.write(table_path("train", place.item.key), schema, [table])
-    return place.receipt([shard], label=args["label"], rows=len(numbers))
-
-
-def _synthetic_id(seed: int, label: str, number: int) -> str:
-    return hashlib.sha256(f"smote\0{seed}\0{label}\0{number}".encode()).hexdigest()
-
-
-STEPS: dict[str, Step] = {"neighbors": gather_neighbors, "synthesize": synthesize}
+def _named(counts: Mapping[str, int], name: str) -> list[str]:
+    # Classes by one of imbalanced-learn's names; a cleaning may be asked of the smallest too.
+    largest, smallest = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
+    return {
+        "all": sorted(counts),
+        "minority": [smallest],
+        "majority": [largest],
+        "not minority": sorted(set(counts) - {smallest}),
+        "not majority": sorted(set(counts) - {largest}),
+    }[name]

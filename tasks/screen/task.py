@@ -27,10 +27,12 @@ MOMENTS: Any = pa.schema(
         pa.field("count", pa.int64(), nullable=False),
         pa.field("mean", pa.float64(), nullable=False),
         pa.field("scale", pa.float64(), nullable=False),
+        pa.field("whole", pa.bool_(), nullable=False),
         pa.field("covariance", pa.list_(pa.float64()), nullable=False),
     ]
 )
-"""Fitted on train: mean, scale (standard deviation, 1 for a constant) and covariance of standardised columns."""
+"""Fitted on train: mean, scale (standard deviation, 1 for a constant), whether a column has whole numbers only, and
+covariance of standardised columns."""
 
 
 def build(build: Build) -> None:
@@ -52,13 +54,14 @@ def build(build: Build) -> None:
         for n, three in enumerate(threes, 1)
     ]
     screening = screen(build, Passes(parts, width, memory))
+    drops = build.recipe.rebalancing.drops  # then train is published by the stage that leaves rows out
     build.compute(
         [
             build.item(
                 "screen", "apply", part.title,
-                config={},
+                config={"drops": drops},
                 inputs=[*part.digests, screening.sha256],
-                args={"input": part.spec, "screening": screening.path},
+                args={"input": part.spec, "screening": screening.path, "drops": drops},
                 weight=part.rows + 1, memory=memory,
             )
             for part in parts
@@ -118,7 +121,8 @@ def apply(place: Workplace) -> Receipt:
             ],
             schema=schema,
         )
-        shards.append(place.write(table_path(split, place.item.key), schema, [table]))
+        where = work_path if split == "train" and place.item.args["drops"] else table_path
+        shards.append(place.write(where(split, place.item.key), schema, [table]))
     train = chosen[[i for i, split in enumerate(splits) if split == "train"]]
     shards.append(place.write(work_path("moments", place.item.key), Moments.schema(), [moments(train).to_table()]))
     return place.receipt(shards, rows=counted)
@@ -138,6 +142,7 @@ def scale(place: Workplace) -> Receipt:
                 "count": int(merged.count[i]),
                 "mean": mean[i],
                 "scale": deviation[i],
+                "whole": bool(merged.whole[i]),
                 "covariance": covariance[i],
             }
             for i, name in enumerate(names)

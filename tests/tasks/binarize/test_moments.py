@@ -1,7 +1,14 @@
 """Moments of shards are the moments of the whole; principal components have settled signs."""
 
+import statistics
+from fractions import Fraction
+from random import Random
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from tasks.binarize.embedding import Embedding, principal_components
@@ -27,6 +34,30 @@ def test_merged_shards_are_numpys_covariance(parts: int) -> None:
     correlation = merged.correlation()
     np.testing.assert_allclose(correlation, np.corrcoef(wide.T), atol=1e-12)
     assert np.array_equal(correlation, correlation.T)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    hnp.arrays(np.float32, st.tuples(st.integers(1, 30), st.just(2)), elements=st.floats(width=32)),
+    st.lists(st.integers(0, 30), max_size=4),
+    st.randoms(use_true_random=False),
+)
+def test_mean_and_deviation_are_exact_however_rows_are_cut(
+    x: NDArray[np.float32], cuts: list[int], mix: Random
+) -> None:
+    order = list(range(len(x)))
+    mix.shuffle(order)
+    parts = [moments(part) for part in np.split(x[order], sorted(cuts))]
+    mean, scale = Moments.merge(parts).scaler()
+    for c in range(2):
+        values = [Fraction(float(v)) for v in x[:, c] if np.isfinite(v)]
+        if values:
+            middle = sum(values) / len(values)
+            assert mean[c] == float(middle)
+            variance = sum((v - middle) ** 2 for v in values) / len(values)
+            assert scale[c] == (pytest.approx(statistics.pstdev(values), rel=1e-14) if variance else 1)
+    whole = Moments.merge(parts).whole
+    assert whole.tolist() == [all(float(v).is_integer() for v in column if np.isfinite(v)) for column in x.T]
 
 
 def test_the_tree_is_fixed() -> None:
