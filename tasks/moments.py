@@ -21,6 +21,71 @@ Matrix = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
+class Sums:
+    """Sums of p columns of float32 that are exact: the same however rows are cut, in any order.
+
+    Attributes
+    ----------
+    count
+        int64[p], finite values.
+    digits
+        int64[p, 256, 3]: by binary exponent of a float32, the sum of the 24-bit whole numbers that its values are
+        at that exponent, and of their squares (over 2^24, and the rest): exact for up to 2^38 rows.
+    whole
+        bool[p], whether every finite value is a whole number.
+    """
+
+    count: NDArray[np.int64]
+    digits: NDArray[np.int64]
+    whole: NDArray[np.bool_]
+
+    @staticmethod
+    def schema() -> Any:
+        """Arrow schema of the partial state, a row a column."""
+        return pa.schema(
+            [
+                pa.field("count", pa.int64(), nullable=False),
+                pa.field("digits", pa.list_(pa.int64(), 256 * 3), nullable=False),
+                pa.field("whole", pa.bool_(), nullable=False),
+            ]
+        )
+
+    def to_table(self) -> Any:
+        """As an Arrow table."""
+        digits = pa.FixedSizeListArray.from_arrays(pa.array(self.digits.reshape(-1)), 256 * 3)
+        return pa.Table.from_arrays([pa.array(self.count), digits, pa.array(self.whole)], schema=self.schema())
+
+    @staticmethod
+    def from_table(table: Any) -> "Sums":
+        """Back from Arrow."""
+        digits = table.column("digits").combine_chunks().flatten().to_numpy().reshape(-1, 256, 3)
+        return Sums(table.column("count").to_numpy(), digits, table.column("whole").to_numpy())
+
+    def __add__(self, other: "Sums") -> "Sums":
+        return Sums(self.count + other.count, self.digits + other.digits, self.whole & other.whole)
+
+    def scaler(self) -> tuple[Matrix, Matrix]:
+        """Mean and standard deviation (population) of each column; 1 for a column that does not vary."""
+        mean, deviation = np.zeros(len(self.count)), np.ones(len(self.count))
+        for c, n in enumerate(self.count.tolist()):
+            if n:
+                first, second = _total(self.digits[c])
+                mean[c] = float(first / n)
+                # The root of the quotient of whole numbers, scaled so that a variance no float can hold has one.
+                deviation[c] = _root(second / n - (first / n) ** 2) or 1.0
+        return mean, deviation
+
+
+def sums(x: NDArray[np.float32]) -> Sums:
+    """Exact sums of float32[n, p]; what is missing or infinite is left out."""
+    digits = np.zeros((x.shape[1], 256, 3), dtype=np.int64)
+    count = np.zeros(x.shape[1], dtype=np.int64)
+    whole = np.ones(x.shape[1], dtype=np.bool_)
+    _add_digits(np.ascontiguousarray(x, dtype=np.float32), digits, count, whole)
+    return Sums(count, digits, whole)
+
+
+@dataclass(frozen=True, slots=True)
 class Moments:
     """Moments of p columns; a value that is missing in one column is left out of that column's sums only.
 
@@ -36,11 +101,8 @@ class Moments:
         float64[p, p]: entry (i, j) sums column i's deviations from its mean over those rows.
     products
         float64[p, p]: sums of products of both columns' deviations over those rows.
-    digits
-        int64[p, 256, 3]: by binary exponent of a float32, the sum of the 24-bit whole numbers that its values are
-        at that exponent, and of their squares (over 2^24, and the rest): exact for up to 2^38 rows.
-    whole
-        bool[p], whether every finite value is a whole number.
+    exact
+        Sums that are exact, of each column.
     """
 
     rows: int
@@ -48,8 +110,7 @@ class Moments:
     pairs: Matrix
     sums: Matrix
     products: Matrix
-    digits: NDArray[np.int64]
-    whole: NDArray[np.bool_]
+    exact: "Sums"
 
     @staticmethod
     def schema() -> Any:
@@ -60,8 +121,7 @@ class Moments:
                 pa.field("rows", pa.int64(), nullable=False),
                 pa.field("mean", pa.float64(), nullable=False),
                 *lists,
-                pa.field("digits", pa.list_(pa.int64(), 256 * 3), nullable=False),
-                pa.field("whole", pa.bool_(), nullable=False),
+                *Sums.schema(),
             ]
         )
 
@@ -73,21 +133,19 @@ class Moments:
             pa.ListArray.from_arrays(offsets, pa.array(m.reshape(-1))) for m in (self.pairs, self.sums, self.products)
         ]
         rows = pa.array(np.full(p, self.rows, dtype=np.int64))
-        digits = pa.FixedSizeListArray.from_arrays(pa.array(self.digits.reshape(-1)), 256 * 3)
-        columns = [rows, pa.array(self.mean), *lists, digits, pa.array(self.whole)]
+        columns = [rows, pa.array(self.mean), *lists, *self.exact.to_table().columns]
         return pa.Table.from_arrays(columns, schema=self.schema())
 
     @staticmethod
     def from_table(table: Any) -> "Moments":
         """Back from Arrow."""
         p = table.num_rows
-        matrices = [
+        pairs, sums, products = (
             table.column(name).combine_chunks().flatten().to_numpy().reshape(p, p)
             for name in ("pairs", "sums", "products")
-        ]
-        digits = table.column("digits").combine_chunks().flatten().to_numpy().reshape(p, 256, 3)
-        whole = table.column("whole").to_numpy()
-        return Moments(int(table.column("rows")[0].as_py()), table.column("mean").to_numpy(), *matrices, digits, whole)
+        )
+        rows = int(table.column("rows")[0].as_py())
+        return Moments(rows, table.column("mean").to_numpy(), pairs, sums, products, Sums.from_table(table))
 
     @staticmethod
     def merge(parts: Sequence["Moments"]) -> "Moments":
@@ -103,15 +161,8 @@ class Moments:
         return np.diag(self.pairs)
 
     def scaler(self) -> tuple[Matrix, Matrix]:
-        """Mean and standard deviation (population) of each column; 1 for a column that does not vary."""
-        mean, deviation = np.zeros(len(self.mean)), np.ones(len(self.mean))
-        for c, n in enumerate(self.count.astype(np.int64).tolist()):
-            if n:
-                first, second = _total(self.digits[c])
-                mean[c] = float(first / n)
-                # The root of the quotient of whole numbers, scaled so that a variance no float can hold has one.
-                deviation[c] = _root(second / n - (first / n) ** 2) or 1.0
-        return mean, deviation
+        """As of the exact sums."""
+        return self.exact.scaler()
 
     def correlation(self) -> Matrix:
         """Covariance float64[p, p] of the standardised columns, missing values taken for the mean."""
@@ -128,21 +179,22 @@ def moments(x: NDArray[np.float32]) -> Moments:
     mean = np.where(present, wide, 0.0).sum(axis=0) / np.maximum(count, 1)
     deviations = np.where(present, wide - mean, 0.0)
     there = present.astype(np.float64)
-    digits = np.zeros((x.shape[1], 256, 3), dtype=np.int64)
-    bits = np.ascontiguousarray(x, dtype=np.float32).view(np.uint32)
-    _add_digits(bits, digits)
-    whole = ((wide == np.rint(wide)) | ~present).all(axis=0)
-    return Moments(len(x), mean, there.T @ there, deviations.T @ there, deviations.T @ deviations, digits, whole)
+    return Moments(len(x), mean, there.T @ there, deviations.T @ there, deviations.T @ deviations, sums(x))
 
 
 @compiled
-def _add_digits(bits: NDArray[np.uint32], digits: NDArray[np.int64]) -> None:  # pragma: no cover - compiled
-    for r in range(bits.shape[0]):
-        for c in range(bits.shape[1]):
+def _add_digits(
+    x: NDArray[np.float32], digits: NDArray[np.int64], count: NDArray[np.int64], whole: NDArray[np.bool_]
+) -> None:  # pragma: no cover - compiled
+    bits = x.view(np.uint32)
+    for r in range(x.shape[0]):
+        for c in range(x.shape[1]):
             word = np.int64(bits[r, c])
             exponent = (word >> 23) & 255
             if exponent == 255:  # infinite or missing
                 continue
+            count[c] += 1
+            whole[c] &= x[r, c] == np.rint(x[r, c])
             number = word & 0x7FFFFF
             if exponent > 0:
                 number |= 0x800000
@@ -194,6 +246,5 @@ def _pair(a: Moments, b: Moments) -> Moments:
         a.pairs + b.pairs,
         sums_a + sums_b,
         products_a + products_b,
-        a.digits + b.digits,
-        a.whole & b.whole,
+        a.exact + b.exact,
     )

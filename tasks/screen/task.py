@@ -142,7 +142,7 @@ def scale(place: Workplace) -> Receipt:
                 "count": int(merged.count[i]),
                 "mean": mean[i],
                 "scale": deviation[i],
-                "whole": bool(merged.whole[i]),
+                "whole": bool(merged.exact.whole[i]),
                 "covariance": covariance[i],
             }
             for i, name in enumerate(names)

@@ -65,12 +65,11 @@ def recipe_of(table: Path, *, rows: int = 512, **rebalancing: Any) -> dict[str, 
     }
 
 
-def read(root: Path, name: str) -> pd.DataFrame:
+def read(root: Path, name: str) -> Any:
+    """A table of the dataset as a data frame (whose declared types say too little), by id."""
     dataset = open_dataset(root)
     tables = [pq.ParquetFile(path).read() for path in dataset.paths(name)] if dataset.manifest.tables.get(name) else []
-    frame: pd.DataFrame = (
-        pa.concat_tables(tables).to_pandas() if tables else pd.DataFrame({"sample_id": [], "label": []})
-    )
+    frame = pa.concat_tables(tables).to_pandas() if tables else pd.DataFrame({"sample_id": [], "label": []})
     return frame.sort_values("sample_id", ignore_index=True)
 
 
@@ -78,18 +77,18 @@ def problems(root: Path) -> list[str]:
     return [f"{f.where}: {f.problem}" for _, found in verify(open_dataset(root)) for f in found]
 
 
-def features(frame: pd.DataFrame) -> NDArray[np.float32]:
+def features(frame: Any) -> NDArray[np.float32]:
     return frame[["f0", "f1", "f2", "f3", "count", "flag"]].to_numpy(dtype=np.float32)
 
 
-def real(root: Path) -> pd.DataFrame:
+def real(root: Path) -> Any:
     """All real rows of train, by id."""
     frames = [read(root, name) for name in ("train", "train_dropped")]
     rows = pd.concat([frame[frame["is_synthetic"] == False] for frame in frames if len(frame)])  # noqa: E712
     return rows.sort_values("sample_id", ignore_index=True)
 
 
-def standard(root: Path, frame: pd.DataFrame) -> NDArray[np.float64]:
+def standard(root: Path, frame: Any) -> NDArray[np.float64]:
     """Rows standardised as the stage does."""
     scaler = pq.read_table(root / open_dataset(root).manifest.fitted["scaler"].path).to_pandas().set_index("feature")
     names = ["f0", "f1", "f2", "f3", "count", "flag"]
@@ -114,7 +113,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_same_rows_whatever_the_shards_and_the_order(name: str, table: Path, mill: Mill, tmp_path: Path) -> None:
     """512 rows in one shard, and in four that are worked on in another order: the same examples; each verifies."""
-    found: list[dict[str, pd.DataFrame]] = []
+    found: list[dict[str, Any]] = []
     for number, (rows, executor) in enumerate(((512, None), (128, Shuffled()))):
         root = tmp_path / str(number)
         mill(recipe_of(table, rows=rows, **SETTINGS[name]), root, executor)
