@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Generator
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -121,7 +121,7 @@ def _build(
     cache: Path | None,
     as_json: bool,
     *,
-    only_screen: bool = False,
+    only: Literal["screen", "rebalance"] | None = None,
 ) -> None:
     from tasks.query.dataset import open_dataset
 
@@ -132,7 +132,7 @@ def _build(
     from flows.progress import shown
 
     with _quiet_libraries():
-        from flows.dataset import PROGRESS, build_dataset, screen_table
+        from flows.dataset import PROGRESS, build_dataset, rebalance_table, screen_table
         from flows.server import prefect_server
 
         with prefect_server(), shown(err) as progress:
@@ -142,8 +142,8 @@ def _build(
                 "workers": workers, "scheduler": scheduler, "memory_mib": memory,
             }  # fmt: skip
             try:
-                if only_screen:
-                    result: Any = screen_table(**common)
+                if only is not None:
+                    result: Any = {"screen": screen_table, "rebalance": rebalance_table}[only](**common)
                 else:
                     result = build_dataset(**common, cache=None if cache is None else str(cache))
             except KeyboardInterrupt:
@@ -154,7 +154,7 @@ def _build(
     if as_json:
         _print_json(result | {"summary": dataset.manifest.summary})
         return
-    if only_screen:
+    if only == "screen":
         from flows.show import screened
 
         screened(out, dataset.manifest, dataset.root)
@@ -182,7 +182,7 @@ def screen(
         Path,
         typer.Argument(
             metavar="TABLE",
-            help="CSV, Parquet, Arrow, .npy or PLINK .bed, or a folder of Parquet or Arrow files; larger than memory.",
+            help="CSV, Parquet, Arrow, .npy or PLINK .bed, or a folder of such files; larger than memory.",
         ),
     ],
     outcome: Annotated[str, typer.Option(metavar="COL", help="Column that the others are held against.")],
@@ -218,15 +218,92 @@ def screen(
     The result is a folder like a dataset's: the table 'screening', the bins, a plot (screening.svg), and the recipe;
     'binmill query' and 'binmill verify' work on it. Rows and columns may be many; no column fails the run.
     """
-    from flows.recipes import screening_recipe
+    from flows.recipes import table_recipe
 
     given = {
         "estimator": estimator, "outcome": kind, "top": top, "max_q": max_q, "share": share,
         "redundancy": redundancy, "permutations": permutations, "stability": stability,
     }  # fmt: skip
-    recipe = screening_recipe(table, outcome, given, option or [], exclude or [], only or [], seed)
+    recipe = table_recipe(table, outcome, "screening", given, option or [], exclude or [], only or [], seed)
     where = output or Path(f"{recipe['name']}-screened")
-    _build(recipe, table.absolute().parent, where, workers, scheduler, memory, None, as_json, only_screen=True)
+    _build(recipe, table.absolute().parent, where, workers, scheduler, memory, None, as_json, only="screen")
+
+
+@app.command()
+def rebalance(
+    table: Annotated[
+        Path,
+        typer.Argument(
+            metavar="TABLE",
+            help="Training rows: CSV, Parquet, Arrow or .npy, or a folder of such files; larger than memory.",
+        ),
+    ],
+    label: Annotated[str, typer.Option(metavar="COL", help="Column that holds the class.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder of the result. Default: TABLE's name and '-rebalanced'."),
+    ] = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            help="What makes new rows: auto (smote, smote-nc or smoten, as the columns are), borderline-1, "
+            "borderline-2, adasyn, kmeans-smote, svm-smote, random, none."
+        ),
+    ] = "auto",
+    target: Annotated[
+        str,
+        typer.Option(
+            help="Size of the smaller classes: a share of the largest, a name ('not majority', ...), or rows by class: "
+            "'{rare: 500}'."
+        ),
+    ] = "1.0",
+    under: Annotated[
+        str, typer.Option(help="Rows left out of the other classes: none, random, nearmiss-1, nearmiss-2, nearmiss-3.")
+    ] = "none",
+    under_target: Annotated[
+        str, typer.Option(help="What is kept of them: the smallest class over it, a name, or rows by class.")
+    ] = "1.0",
+    clean: Annotated[str, typer.Option(help="Last, leave out: none, tomek (Tomek links), enn (edited).")] = "none",
+    neighbors: Annotated[int, typer.Option("-k", min=1, help="Neighbours that a new row may lie towards.")] = 5,
+    nominal: Annotated[
+        list[str] | None,
+        typer.Option(help="Column of numbers that are names (codes, flags), or a pattern; may be repeated."),
+    ] = None,
+    missing: Annotated[str, typer.Option(help="Missing values: error, mean (of the column), keep.")] = "error",
+    exclude: Annotated[list[str] | None, typer.Option(help="Column to leave out; may be repeated.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Only this column; may be repeated.")] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Any other key of a recipe's 'rebalancing' (weights=mi, search=ivf, m_neighbors=20, ...).",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all randomness.")] = 0,
+    workers: Workers = 1,
+    scheduler: Scheduler = None,
+    memory: Memory = None,
+    as_json: JSON = False,
+) -> None:
+    """Make the classes of TABLE equally large: new rows of small ones, fewer of large ones. Types are kept.
+
+    Give training rows only: rows made from a row that is tested on later would leak. The result is a folder like a
+    dataset's: 'train' names the parents of each new row and the gap between them, 'train_dropped' holds what was left
+    out; 'binmill query', 'trace' and 'verify' work on it.
+    """
+    import yaml
+
+    from flows.recipes import table_recipe
+
+    given = {
+        "method": method, "target": yaml.safe_load(target),
+        "under": under, "under_target": yaml.safe_load(under_target), "clean": clean,
+        "k_neighbors": neighbors, "nominal": nominal or [], "missing": missing,
+    }  # fmt: skip
+    recipe = table_recipe(table, label, "rebalancing", given, option or [], exclude or [], only or [], seed)
+    where = output or Path(f"{recipe['name']}-rebalanced")
+    _build(recipe, table.absolute().parent, where, workers, scheduler, memory, None, as_json, only="rebalance")
 
 
 @app.command()
@@ -338,6 +415,52 @@ def apply(
         out.print(f"[green]✓[/] {escape(str(output))}: {total} rows, {usable} of them parsed", soft_wrap=True)
     if not usable:
         raise QueryError("no file could be parsed", "see the column parse_error of each row")
+
+
+@app.command()
+def evaluate(
+    dataset: DatasetArgument,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Folder for evaluation.json and evaluation.png. Default: 'evaluation' in DATASET."
+        ),
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="logistic, forest, boosting, tree or knn, in place of the recipe's; may be repeated."),
+    ] = None,
+    positive: Annotated[
+        str | None, typer.Option(metavar="LABEL", help="Class told from all others. Default: the rarest of train.")
+    ] = None,
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="Also sweep over- and under-sampling with the first model (126 fits).")
+    ] = False,
+    as_json: JSON = False,
+) -> None:
+    """Does rebalancing help? Ways of treating imbalance compared on the dataset's test split.
+
+    Models are fitted to real rows of train: as they are, with class weights, under-sampled, with SMOTE, with both, and
+    as the dataset was rebalanced. Ranking and probabilities are measured on test, with bootstrap intervals of what
+    each way changes. The dataset stays as it is.
+    """
+    from flows.evaluate import PLOT, REPORT, write
+    from flows.evaluate import evaluate as compared
+    from flows.progress import shown
+    from flows.show_evaluation import console_report
+    from tasks.query.dataset import open_dataset
+
+    opened = open_dataset(dataset)
+    with _quiet_libraries(), shown(err) as progress:
+        report = compared(opened, models=model or (), positive=positive, sweep=sweep, progress=progress)
+    folder = output or dataset / "evaluation"
+    write(report, folder)
+    if as_json:
+        _print_json(report)
+        return
+    out.print("", console_report(report, out.width), "", sep="\n")
+    for word, name in (("Report", REPORT), ("Plot  ", PLOT)):
+        out.print(f"[bold]{word}[/] {escape(str(folder / name))}", soft_wrap=True)
 
 
 @app.command()

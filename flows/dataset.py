@@ -1,4 +1,4 @@
-"""The flows that make a dataset, or only screen a table: one Prefect task a stage, Dask futures inside it."""
+"""The flows that make a dataset, or only screen or rebalance a table: a Prefect task a stage, Dask futures in it."""
 
 import datetime
 import subprocess
@@ -13,7 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from flows.cluster import executor
 from flows.progress import Lines
 from flows.recipes import DEMO, check_recipe, load_recipe
-from flows.stages import SCREENING_ONLY, STAGES, Stage
+from flows.stages import SCREENING_ONLY, STAGES, Stage, rebalancing_stages
 from schemas.errors import WorkerError
 from schemas.recipe import Recipe
 from tasks.build import Build, Progress, release
@@ -83,6 +83,34 @@ def screen_table(
         As of `build_dataset`.
     """
     return _made(*_checked(recipe, base), SCREENING_ONLY, output, workers, scheduler, memory_mib, None)
+
+
+@flow(name="rebalance-table", persist_result=False, validate_parameters=False, log_prints=False)
+def rebalance_table(
+    recipe: str | dict[str, Any],
+    output: str,
+    base: str | None = None,
+    workers: int = 1,
+    scheduler: str | None = None,
+    memory_mib: int | None = None,
+) -> dict[str, Any]:
+    """Rebalance the classes of a table of training rows, and nothing else.
+
+    Parameters
+    ----------
+    recipe
+        Path of a recipe (such as `binmill rebalance` leaves in its folder), or its content; its source is a table, and
+        `label_column` the class.
+    output, base, workers, scheduler, memory_mib
+        As for `build_dataset`.
+
+    Returns
+    -------
+    dict
+        As of `build_dataset`.
+    """
+    checked, folder = _checked(recipe, base)
+    return _made(checked, folder, rebalancing_stages(checked), output, workers, scheduler, memory_mib, None)
 
 
 def _checked(recipe: str | dict[str, Any], base: str | None) -> tuple[Recipe, str | None]:

@@ -43,6 +43,10 @@ LABELS = {
     "screen.select": "screen: selection",
     "screen.apply": "screen: selected columns",
     "screen.scale": "screen: scaler",
+    "rebalance.open": "rebalance: open the table",
+    "rebalance.rows": "rebalance: rows of the table",
+    "rebalance.scale": "rebalance: scaler",
+    "rebalance.values": "rebalance: names by class",
     "rebalance.gather": "rebalance: smaller classes",
     "rebalance.around": "rebalance: neighbours of any class",
     "rebalance.centres": "rebalance: clusters",
@@ -60,6 +64,10 @@ LABELS = {
     "binarize.fit": "binarize: fit",
     "binarize.encode": "binarize: encode",
     "binarize.recall": "binarize: recall",
+    "evaluate.read": "evaluate: read the rows",
+    "evaluate.fit": "evaluate: fit models",
+    "evaluate.bootstrap": "evaluate: bootstrap",
+    "evaluate.sweep": "evaluate: over- and under-sampling swept",
 }
 """What a person reads for `stage.step`."""
 

@@ -56,49 +56,53 @@ def _field(location: tuple[int | str, ...]) -> str:
     return f"{text.removeprefix('.')}: " if text else ""
 
 
-def screening_recipe(
+def table_recipe(
     table: Path,
-    outcome: str,
+    label: str,
+    section: str,
     given: dict[str, Any],
     others: Sequence[str],
     exclude: Sequence[str],
     only: Sequence[str],
     seed: int,
 ) -> dict[str, Any]:
-    """The recipe of `binmill screen`: a table, its outcome, and the section `screening`.
+    """The recipe of `binmill screen` and `binmill rebalance`: a table, its label, and one section.
 
     The table's path starts from its own folder, so that the recipe says the same wherever that folder is.
 
     Parameters
     ----------
+    section
+        `screening` or `rebalancing`.
     given, others
-        Keys of `screening`; and more of them as texts `key=value`.
+        Keys of the section; and more of them as texts `key=value`.
 
     Raises
     ------
     RecipeError
         An option is not known, or has a value that it cannot have.
     """
-    screening = dict(given)
+    settings = dict(given)
     for text in others:
         key, mark, value = text.partition("=")
         if not mark:
-            raise RecipeError(f"--set {text}: no '='", "write --set key=value, as --set bandwidth=isj")
-        screening[key.strip()] = yaml.safe_load(value)
+            example = {"screening": "bandwidth=isj", "rebalancing": "m_neighbors=20"}[section]
+            raise RecipeError(f"--set {text}: no '='", f"write --set key=value, as --set {example}")
+        settings[key.strip()] = yaml.safe_load(value)
     name = re.sub(r"[^a-z0-9._-]+", "-", table.name.split(".")[0].lower()).strip("-._")
     recipe = {
         "name": name or "table",
         "sources": [
             {
-                "kind": "table", "path": table.name, "label_column": outcome,
+                "kind": "table", "path": table.name, "label_column": label,
                 "exclude": list(exclude), "columns": list(only),
             }
         ],
         "label": {"origin": "column"},
-        "screening": screening,
+        section: settings,
         "seed": seed,
     }  # fmt: skip
-    return check_recipe(recipe, "screen").model_dump(mode="json")
+    return check_recipe(recipe, section).model_dump(mode="json")
 
 
 def recipe_schema() -> str:

@@ -54,6 +54,8 @@ def report(console: Console, manifest: Manifest, root: Path, *, commands: bool =
             table.add_row(escape(row["reason"]), f"{row['sources']:,}", f"{row['files']:,}")
         console.print(table, "")
     _balance(console, summary["balance"])
+    for label, recall in summary["neighbours_found"].items():
+        console.print(f"[dim]approximate search: {recall:.2%} of the true neighbours in {escape(label)}[/]", "")
     if summary["top_features"]:
         table = _table("Top features", "", "feature", "MI (bits)", "q", "", right=("", "MI (bits)", "q"))
         best = max(f["mi_bits"] for f in summary["top_features"]) or 1.0
@@ -114,7 +116,10 @@ def screened(console: Console, manifest: Manifest, root: Path) -> None:
 def next_commands(manifest: Manifest, root: Path) -> list[str]:
     """Three commands that work on this dataset."""
     place = _shortest(root)
-    sql = "SELECT split, label, count(*) AS n FROM splits JOIN labels USING (sample_id) GROUP BY ALL ORDER BY ALL"
+    counted = "split, label, count(*) AS n FROM splits JOIN labels USING (sample_id)"
+    if "splits" not in manifest.tables:
+        counted = "label, is_synthetic, count(*) AS n FROM train"
+    sql = f"SELECT {counted} GROUP BY ALL ORDER BY ALL"
     commands = [f'binmill query {place} "{sql}"', f"binmill verify {place}"]
     sample = manifest.summary.get("sample")
     if sample:

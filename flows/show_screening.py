@@ -7,7 +7,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from tasks.publish.drawing import cells, number, probability, shortened
+from tasks.drawing import cells, number, probability, shortened
 from tasks.publish.plot import LEVEL, NAMED
 from tasks.screen.stability import expected_false
 

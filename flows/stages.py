@@ -8,11 +8,13 @@ import tasks.extract.task
 import tasks.ingest.task
 import tasks.label.task
 import tasks.publish.task
+import tasks.rebalance.source
 import tasks.rebalance.task
 import tasks.screen.source
 import tasks.screen.task
 import tasks.split.task
 from schemas.manifest import Manifest
+from schemas.recipe import Recipe
 from tasks.build import Build
 
 Stage = tuple[str, Callable[[Build], None]]
@@ -33,6 +35,12 @@ STAGES: tuple[Stage, ...] = (
 
 SCREENING_ONLY: tuple[Stage, ...] = (("screen", tasks.screen.source.build),)
 """The screening of a table by itself."""
+
+
+def rebalancing_stages(recipe: Recipe) -> tuple[Stage, ...]:
+    """The rebalancing of a table by itself; screened before, where distances go by what columns tell."""
+    weighs = recipe.rebalancing.weights == "mi"
+    return (*(SCREENING_ONLY if weighs else ()), ("rebalance", tasks.rebalance.source.build))
 
 
 def run_stages(build: Build, run: Mapping[str, Any], stages: Sequence[Stage] = STAGES) -> Manifest:

@@ -20,8 +20,8 @@ class ShardEntry(BaseModel):
 class Manifest(BaseModel):
     """Content of `manifest.json`.
 
-    The dataset's digest covers everything but `run` (when, where and how long), `summary` and `files`
-    (which follow from the rest), so that equal data has an equal digest.
+    The dataset's digest covers everything but `run` (when, where and how long), `summary` and `files` (which follow
+    from the rest) and the recipe's `evaluation`, so that equal data has an equal digest.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,7 +51,11 @@ def content_digest(
     tables: dict[str, list[ShardEntry]],
     fitted: dict[str, ShardEntry],
 ) -> str:
-    """Digest of a dataset: of its recipe and of its shards, whose order says nothing."""
+    """Digest of a dataset: of its recipe and of its shards, whose order says nothing.
+
+    The recipe's section `evaluation` is left out: it says how to look at a dataset, not what it is.
+    """
+    recipe = {key: value for key, value in recipe.items() if key != "evaluation"}
     shards = [shard for table in tables.values() for shard in table] + list(fitted.values())
     listed = sorted((shard.path, shard.sha256, shard.size, shard.rows) for shard in shards)
     return digest({"format": FORMAT, "name": name, "recipe": recipe, "shards": listed})

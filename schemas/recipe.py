@@ -190,7 +190,7 @@ class TableSource(Model):
     columns: tuple[str, ...] = ()
     """Feature columns (numbers, booleans, or one fixed-size list of numbers); by default every other one."""
     exclude: tuple[str, ...] = ()
-    """Columns that are no features (identifiers, say); only `binmill screen` knows this."""
+    """Columns that are no features (identifiers, say)."""
 
 
 Source = Annotated[
@@ -323,6 +323,7 @@ class Rebalancing(Model):
     """More rows of the smaller classes, fewer of the larger ones; in the training split only."""
 
     method: Literal[
+        "auto",
         "smote",
         "smote-nc",
         "smoten",
@@ -334,8 +335,8 @@ class Rebalancing(Model):
         "random",
         "none",
     ] = "smote"
-    """What makes new rows. `random`: copies. `smote-nc`: columns named in `nominal` take their neighbours' commonest
-    value; `smoten`: all do."""
+    """What makes new rows. `random`: copies. `smote-nc`: columns of names take their neighbours' commonest value;
+    `smoten`: all do. `auto`: of `smote`, `smote-nc` and `smoten` the one that fits the columns."""
     k_neighbors: int = Field(default=5, ge=1)
     """Neighbours that a new row may lie towards."""
     m_neighbors: int = Field(default=10, ge=1)
@@ -357,13 +358,14 @@ class Rebalancing(Model):
     near: int = Field(default=3, ge=1)
     """Neighbours that NearMiss and edited nearest neighbours look at."""
     search: Literal["exact", "ivf"] = "exact"
-    """Of SMOTE: neighbours exactly, or by faiss's inverted lists (an extra), whose recall is measured and kept."""
+    """Of SMOTE: all rows are compared, or those of the nearest cells (inverted lists); the recall of these is measured
+    and kept."""
     recall: float = Field(default=0.99, gt=0, le=1)
     """Of `ivf`: share of the true neighbours that must be found."""
     weights: Literal["none", "mi"] = "none"
     """Weigh squared differences of standardised columns by their mutual information with the label."""
     nominal: tuple[str, ...] = ()
-    """Of `smote-nc`: features whose values are names, by shell pattern."""
+    """Of `auto` and `smote-nc`: features whose values are names, by name or shell pattern; texts always are."""
     missing: Literal["error", "mean", "keep"] = "error"
     """Values that are missing or infinite in rows that new ones are made of: an error; train's mean stands in for
     them; or it does for distances only, and a new row lacks what a parent lacks."""
@@ -374,9 +376,17 @@ class Rebalancing(Model):
 
     @model_validator(mode="after")
     def _fits(self) -> "Rebalancing":
-        if bool(self.nominal) != (self.method == "smote-nc"):
-            raise ValueError("nominal: it goes with method: smote-nc, and only with it")
-        if self.search == "ivf" and self.method != "smote":
+        if self.nominal and self.method not in {"auto", "smote-nc"}:
+            raise ValueError("nominal: it goes with method: smote-nc (or auto), and only with it")
+        if self.nominal or self.method in {"smote-nc", "smoten"}:
+            for name, clash in (
+                ("clean", self.clean != "none"),
+                ("under", self.under.startswith("nearmiss")),
+                ("weights", self.weights != "none"),
+            ):
+                if clash:
+                    raise ValueError(f"{name}: it goes by distances between numbers, which names have none of")
+        if self.search == "ivf" and self.method not in {"auto", "smote"}:
             raise ValueError("search: ivf goes with method: smote")
         if self.target == "majority":
             raise ValueError("target: 'majority' does not go with over-sampling")
@@ -388,6 +398,63 @@ class Rebalancing(Model):
     def drops(self) -> bool:
         """Whether rows of train may be left out."""
         return self.under != "none" or self.clean != "none"
+
+
+class EvaluatedModel(Model):
+    """A classifier of scikit-learn, and those of its parameters that are not as they stand there."""
+
+    name: Literal["logistic", "forest", "boosting", "tree", "knn"]
+    """Logistic regression, random forest, gradient boosting over histograms, decision tree, nearest neighbours."""
+    parameters: dict[str, bool | int | float | str | None] = {}
+    """As scikit-learn names them. Seed and class weights are not among them: the evaluation sets these."""
+
+    @model_validator(mode="after")
+    def _known(self) -> "EvaluatedModel":
+        if self.parameters:
+            kind = estimator_class(self.name)
+            known = sorted(kind().get_params().keys() - {"random_state", "class_weight", "n_jobs", "verbose"})
+            for key in self.parameters:
+                if key not in known:
+                    near = difflib.get_close_matches(key, known, n=1)
+                    hint = f"did you mean '{near[0]}'?" if near else f"it has: {', '.join(known)}"
+                    raise ValueError(f"parameters.{key}: {kind.__name__} has no such parameter to set: {hint}")
+            kind(**self.parameters)._validate_params()  # raises a ValueError that names parameter and range
+        return self
+
+
+def estimator_class(name: str) -> Any:
+    """The class of scikit-learn that a model's name stands for; a recipe can name no other."""
+    from sklearn import ensemble, linear_model, neighbors, tree
+
+    return {
+        "logistic": linear_model.LogisticRegression,
+        "forest": ensemble.RandomForestClassifier,
+        "boosting": ensemble.HistGradientBoostingClassifier,
+        "tree": tree.DecisionTreeClassifier,
+        "knn": neighbors.KNeighborsClassifier,
+    }[name]
+
+
+class Evaluation(Model):
+    """What `binmill evaluate` compares ways of treating imbalance with. It decides nothing about the dataset."""
+
+    models: tuple[EvaluatedModel, ...] = (EvaluatedModel(name="logistic"), EvaluatedModel(name="boosting"))
+    draws: int = Field(default=1000, ge=100, le=100_000)
+    """Bootstrap samples of the test rows, for the intervals."""
+    bins: int = Field(default=15, ge=2, le=1000)
+    """Bins, of equally many test rows, of the calibration error."""
+    recalibration: Literal["platt", "isotonic"] = "platt"
+    """How scores are turned into probabilities anew: a logistic curve, or any rising steps (for a thousand rows or
+    more to fit them to)."""
+    rows: int = Field(default=200_000, ge=100)
+    """Most rows of each split that are looked at; of more, so many are drawn by the seed."""
+
+    @field_validator("models")
+    @classmethod
+    def _once_each(cls, value: tuple[EvaluatedModel, ...]) -> tuple[EvaluatedModel, ...]:
+        if not value or len({model.name for model in value}) != len(value):
+            raise ValueError("name at least one model, and each only once")
+        return value
 
 
 class Binarizing(Model):
@@ -480,7 +547,7 @@ def _licence(name: str) -> str:
 
 
 class Recipe(Model):
-    """Everything that decides what a dataset is."""
+    """Everything that decides what a dataset is, and how it is to be evaluated."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)
     """Short name: lower-case letters, digits, dot, dash, underscore."""
@@ -494,6 +561,7 @@ class Recipe(Model):
     rebalancing: Rebalancing = Rebalancing()
     binarizing: Binarizing = Binarizing()
     publishing: Publishing = Publishing()
+    evaluation: Evaluation = Evaluation()
     tolerance: Tolerance = Tolerance()
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of all randomness."""

@@ -1,5 +1,6 @@
 """Arrow schemas of the tables of a dataset. A row's identity is a content hash in hexadecimal."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -196,11 +197,12 @@ def feature_groups(schema: Any) -> dict[str, tuple[str, ...]]:
     }
 
 
-def examples_schema(selected: list[str]) -> Any:
-    """One example ready for a model: a float32 column per selected feature, and where it came from."""
+def examples_schema(selected: Sequence[str], types: Sequence[Any] | None = None) -> Any:
+    """One example ready for a model: a column per feature (float32 if not said else), and where it came from."""
+    kinds = [pa.float32()] * len(selected) if types is None else types
     return pa.schema(
         [pa.field("sample_id", pa.string(), nullable=False), pa.field("label", pa.string(), nullable=False)]
-        + [pa.field(name, pa.float32()) for name in selected]
+        + [pa.field(name, kind) for name, kind in zip(selected, kinds, strict=True)]
         + [
             pa.field("is_synthetic", pa.bool_(), nullable=False),
             pa.field("parent_a", pa.string()),
@@ -210,9 +212,20 @@ def examples_schema(selected: list[str]) -> Any:
     )
 
 
-def dropped_schema(selected: list[str]) -> Any:
-    """One example that rebalancing left out of train, and the rule: `random`, `nearmiss-1`, ..., `tomek`, `enn`."""
-    return examples_schema(selected).append(pa.field("dropped_by", pa.string(), nullable=False))
+DROPPED_BY: Any = pa.field("dropped_by", pa.string(), nullable=False)
+"""What `train_dropped` has beyond an example's columns: the rule that left it out, `random`, `nearmiss-1`, ...,
+`tomek` or `enn`."""
+
+VOTERS: Any = pa.schema(
+    [
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("label", pa.string(), nullable=False),
+        pa.field("voters", pa.list_(pa.string()), nullable=False),
+    ]
+)
+"""One real row of train whose synthetic rows take, in columns of names, the commonest value of its neighbours: which
+these are. Of equally common values the first in order counts. The schema's metadata names these columns under
+`nominal`, one to a line."""
 
 
 def codes_schema(methods: tuple[str, ...], bits: int) -> Any:

@@ -162,6 +162,22 @@ def _table(path: Path, kind: str, schema: Any, files: tuple[File, ...], about: A
     return Table(path, kind, schema, sum(file.rows for file in files), files, spelled, about)
 
 
+def table_files(path: Path) -> list[Path]:
+    """The files of a table.
+
+    Raises
+    ------
+    RecipeError
+        There is nothing at the path.
+    """
+    if path.is_dir():
+        return sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith((".", "_")))
+    if not path.is_file():
+        raise RecipeError(f"sources.path: {path} is not there", "check the path; it is relative to the recipe's file")
+    beside = [path.with_suffix(s) for s in (".bim", ".fam")] if path.suffix.lower() == ".bed" else []
+    return [path, *(p for p in beside if p.is_file())]
+
+
 def _open_folder(folder: Path) -> Table:
     paths = sorted(p for p in folder.iterdir() if not p.name.startswith((".", "_")))
     strangers = [p.name for p in paths if p.is_dir() or p.suffix.lower() == ".npy" or csv_suffix(p)]
@@ -474,23 +490,34 @@ def table_features(table: Table, source: TableSource) -> list[str]:
                 "list the feature columns under sources.columns, or encode this one as numbers",
             )
         found += [name] if places is None else [f"{name}[{i}]" for i in places]
-    if len(set(found)) < len(found):
-        twice = next(name for i, name in enumerate(found) if name in found[:i])
-        raise RecipeError(f"sources.columns: {table.path.name} has two features '{twice}'", "rename or leave one out")
-    reserved = {"sample_id", "label", "is_synthetic", "parent_a", "parent_b", "gap"} & set(found)
+    refuse_reserved(found, table.path.name)
+    return found
+
+
+def refuse_reserved(features: Sequence[str], table: str) -> None:
+    """Refuse names of features that stand twice, or that binmill's own tables use; and a table without any.
+
+    Raises
+    ------
+    RecipeError
+        Naming the columns.
+    """
+    if len(set(features)) < len(features):
+        twice = next(name for i, name in enumerate(features) if name in features[:i])
+        raise RecipeError(f"sources.columns: {table} has two features '{twice}'", "rename or leave one out")
+    reserved = {"sample_id", "label", "is_synthetic", "parent_a", "parent_b", "gap", "dropped_by"} & set(features)
     if reserved:
         raise RecipeError(
             f"sources.columns: {', '.join(sorted(reserved))}: a name that binmill's own tables use",
             "rename the column, or list the others under sources.columns",
         )
-    if not found:
-        raise RecipeError(f"sources.columns: {table.path.name} has no feature column", "add columns of numbers")
-    return found
+    if not features:
+        raise RecipeError(f"sources.columns: {table} has no feature column", "add columns of numbers")
 
 
 def _feature_columns(table: Table, source: TableSource) -> list[str]:
-    apart = {source.label_column, source.group_column}
-    return list(source.columns) or [name for name in table.schema.names if name not in apart]
+    apart = {source.label_column, source.group_column, *source.exclude}
+    return [name for name in source.columns or table.schema.names if name not in apart]
 
 
 def batches(table: Table, source: TableSource, start: int, stop: int) -> Iterator[Part]:
@@ -499,8 +526,8 @@ def batches(table: Table, source: TableSource, start: int, stop: int) -> Iterato
     wanted = list(dict.fromkeys([*columns, source.label_column, *filter(None, [source.group_column])]))
     for batch in record_batches(table, wanted, start, stop):
         features = [_numbers(batch.column(name)) for name in columns]
-        groups = None if source.group_column is None else _texts(batch.column(source.group_column))
-        yield Part(np.concatenate(features, axis=1), _texts(batch.column(source.label_column)), groups)
+        groups = None if source.group_column is None else texts(batch.column(source.group_column))
+        yield Part(np.concatenate(features, axis=1), texts(batch.column(source.label_column)), groups)
 
 
 def _numbers(column: Any) -> NDArray[np.float32]:
@@ -533,8 +560,8 @@ def plain_texts(texts: Any) -> Any:
     return found
 
 
-def _texts(column: Any) -> list[str | None]:
-    """Classes or groups of rows, each by its own value."""
+def texts(column: Any) -> list[str | None]:
+    """Classes or groups of rows as texts: 1.0 and True are "1", a missing value is None."""
     try:
         values = column.to_pylist()
     except UnicodeDecodeError:

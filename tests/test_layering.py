@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("schemas", "tasks", "flows")
-STAGES = ("ingest", "extract", "label", "split", "screen", "rebalance", "binarize", "publish", "query")
+STAGES = ("ingest", "extract", "label", "split", "screen", "rebalance", "binarize", "publish", "query", "evaluate")
 MODULES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 
 

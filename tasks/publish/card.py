@@ -17,6 +17,7 @@ NOTES = {
     "screening": "mutual information (nats) of each feature with the label on train",
     "train": "examples to train on, synthetic ones marked",
     "train_dropped": "examples of train that rebalancing left out, and by which rule",
+    "voters": "whose names (values that are no numbers) the synthetic rows of each real row take",
     "validation": "examples to tune on",
     "test": "examples to judge on",
     "codes": "bit codes for nearest-neighbour search",
@@ -57,6 +58,9 @@ def card(recipe: Recipe, summary: dict[str, Any], rows: dict[str, int]) -> str:
             for split, labels in after.items()
             for label, count in labels.items()
         ]
+    if summary["neighbours_found"]:
+        found = ", ".join(f"{recall:.2%} in {label}" for label, recall in summary["neighbours_found"].items())
+        parts += ["", f"Neighbours were searched approximately; of the true ones were found: {found}."]
     if summary["duplicates"]:
         parts += _duplicates(summary["duplicates"])
     parts += ["", "## What was left out, and why", ""]
@@ -95,8 +99,13 @@ def card(recipe: Recipe, summary: dict[str, Any], rows: dict[str, int]) -> str:
         ]
     parts += ["", "## Query it", "", "```"]
     if "train" in rows:
+        counts = (
+            "split, label, count(*) FROM splits JOIN labels USING (sample_id)"
+            if "splits" in rows
+            else "label, is_synthetic, count(*) FROM train"
+        )
         parts += [
-            'binmill query . "SELECT split, label, count(*) FROM splits JOIN labels USING (sample_id) GROUP BY ALL"',
+            f'binmill query . "SELECT {counts} GROUP BY ALL"',
             "duckdb -c \"SELECT label, count(*) FROM 'tables/train/*.parquet' GROUP BY label\"",
             "python -c \"import pyarrow.dataset as d; print(d.dataset('tables/train').to_table().to_pandas())\"",
             "```",

@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from tasks.publish.drawing import INK, RULE, SOFT, Sheet, drawing, number, plain, probability, root_ticks, shortened
+from tasks.drawing import INK, RULE, SOFT, Sheet, drawing, number, plain, probability, root_ticks, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -54,7 +54,8 @@ def failures(build: Build) -> tuple[list[dict[str, Any]], int]:
         ).fetchall()
         # A table's inputs are its rows.
         total = sum(shard.rows for shard in build.shards("extract.rows", "features"))
-        total += sum(receipt.facts["rows"] for receipt in build.receipts.get("screen.open", []))
+        opened = build.receipts.get("screen.open") or build.receipts.get("rebalance.open") or []
+        total += sum(receipt.facts["rows"] for receipt in opened)
         if "observations" in present:
             total = _count(
                 database,
@@ -85,6 +86,7 @@ def summarise(build: Build) -> dict[str, Any]:
         "duplicates": _duplicates(build),
         "top_features": _top_features(build.root, build.shards("screen.select", "screening")),
         "recall": _recall(build),
+        "neighbours_found": _neighbours_found(build),
     }
     summary["features"] = _feature_count(build)
     summary["sample"] = _sample(build)
@@ -143,7 +145,7 @@ def _licences(build: Build) -> dict[str, int]:
 def _balance(build: Build) -> dict[str, dict[str, dict[str, int]]]:
     """Rows by split and label: real ones, and after rebalancing."""
     before: dict[str, dict[str, int]] = {name: {} for name in SPLITS}
-    for receipt in build.receipts.get("screen.apply", []):
+    for receipt in (*build.receipts.get("screen.apply", []), *build.receipts.get("rebalance.rows", [])):
         for split, labels in receipt.facts["rows"].items():
             for label, count in labels.items():
                 before[split][label] = before[split].get(label, 0) + count
@@ -158,6 +160,12 @@ def _balance(build: Build) -> dict[str, dict[str, dict[str, int]]]:
         for receipt in build.receipts.get("rebalance.synthesize", []):
             after["train"][receipt.facts["label"]] += receipt.facts["rows"]
     return {"before": {name: dict(sorted(labels.items())) for name, labels in before.items()}, "after": after}
+
+
+def _neighbours_found(build: Build) -> dict[str, float]:
+    """Share of the true neighbours that an approximate search found, by class; measured on a sample."""
+    planned = [receipt.facts for receipt in build.receipts.get("rebalance.plan", [])]
+    return {facts["label"]: facts["recall"] for facts in planned if facts["recall"] is not None}
 
 
 def _duplicates(build: Build) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """From a row back to where it came from."""
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from tasks.shards import find_rows, read_provenance
 
 KEYS = {
     **dict.fromkeys((*SPLITS, "train_dropped"), "sample_id"),
+    "voters": "sample_id",
     "codes": "sample_id",
     "splits": "sample_id",
     "labels": "sample_id",
@@ -107,4 +109,18 @@ def _rows(path: Path, table: str, key: str, value: str) -> list[dict[str, Any]]:
 
 
 def _link(dataset: Dataset, table: str, path: Path, row: dict[str, Any], parents: tuple[Trace, ...] = ()) -> Link:
-    return Link(table, path.relative_to(dataset.root).as_posix(), row, read_provenance(path), parents)
+    made = read_provenance(path)
+    number = _row_of_a_table(made, row.get("sample_id"))
+    values = row if number is None else row | {"row": number}
+    return Link(table, path.relative_to(dataset.root).as_posix(), values, made, parents)
+
+
+def _row_of_a_table(made: dict[str, Any], sample: Any) -> int | None:
+    """Which row (from 0) of the table that was read this is: the one whose number gives its id."""
+    config = made["config"]
+    if made["step"] != "rows" or not {"sha256", "start", "stop"} <= config.keys():
+        return None
+    for number in range(config["start"], config["stop"]):
+        if hashlib.sha256(f"{config['sha256']}\0{number}".encode()).hexdigest() == sample:
+            return number
+    return None

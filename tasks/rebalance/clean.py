@@ -50,12 +50,12 @@ def crowd(place: Workplace) -> Receipt:
     space = Space.read(place.root, args)
     own = rows_of(read_shard(place.root, args["shards"][args["own"]]))
     chosen = own.take(np.flatnonzero(np.isin(own.labels, args["labels"])))
-    spots, labels = space.place(chosen.values), chosen.labels
+    spots, labels = space.place(chosen), chosen.labels
     other = _nothing(len(chosen), 1)
     order = [args["own"], *(n for n in range(len(args["shards"])) if n != args["own"])]
     for n in order:
         rows = own if n == args["own"] else rows_of(read_shard(place.root, args["shards"][n]))
-        there = space.place(rows.values)
+        there = space.place(rows)
         for label in dict.fromkeys(labels.tolist()):
             mine, foreign = np.flatnonzero(labels == label), np.flatnonzero(rows.labels != label)
             found = _nearest_of(
@@ -68,7 +68,7 @@ def crowd(place: Workplace) -> Receipt:
         if not len(open_rows):
             break
         rows = own if n == args["own"] else rows_of(read_shard(place.root, args["shards"][n]))
-        there = space.place(rows.values)
+        there = space.place(rows)
         for label in dict.fromkeys(labels[open_rows].tolist()):
             mine, alike = open_rows[labels[open_rows] == label], np.flatnonzero(rows.labels == label)
             found = _nearest_of(

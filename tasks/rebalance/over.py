@@ -18,13 +18,15 @@ from sklearn.svm import SVC
 from schemas.errors import DatasetError
 from schemas.tables import examples_schema
 from tasks.items import Receipt, Step, Workplace
+from tasks.rebalance.approximate import approximate
 from tasks.rebalance.borderline import danger, two_sides
 from tasks.rebalance.clustered import sparsity
-from tasks.rebalance.plan import Plan, by_difficulty, copies, pooled, shares
-from tasks.rebalance.rows import Rows, Space, gathered, of_class, parts, rows_of, smallest
+from tasks.rebalance.named import smote_nc, smoten, votes
+from tasks.rebalance.plan import Plan, Planned, by_difficulty, copies, pooled, shares
+from tasks.rebalance.rows import Rows, Space, feature_names, parts, rows_of, smallest
 from tasks.rebalance.search import merge, nearest, neighbors
-from tasks.rebalance.smote import interpolate
-from tasks.shards import read_shard, table_path, work_path
+from tasks.rebalance.typed import between
+from tasks.shards import Shard, read_shard, table_path, work_path
 
 CHUNK_ROWS = 65_536
 """Synthetic rows in one shard."""
@@ -34,10 +36,15 @@ LOOKS_AROUND = ("borderline-1", "borderline-2", "adasyn", "svm-smote")
 
 
 def gather(place: Workplace) -> Receipt:
-    """Gather one class of train, in the order of its ids."""
+    """Gather some classes of train, each in the order of its ids."""
     args = place.item.args
-    rows = gathered(place.root, args["train"], of_class(args["label"]))
-    return place.receipt([place.write(work_path("class", place.item.key), rows.table.schema, [rows.table])])
+    labels = pa.array(args["labels"], pa.string())
+    found = pa.concat_tables(parts(place.root, args["train"], pc.field("label").isin(labels)))
+    shards: list[Shard] = []
+    for number, label in enumerate(args["labels"]):
+        rows = rows_of(found.filter(pc.field("label") == label))
+        shards.append(place.write(work_path("class", place.item.key, number), rows.table.schema, [rows.table]))
+    return place.receipt(shards)
 
 
 def around(place: Workplace) -> Receipt:
@@ -46,7 +53,7 @@ def around(place: Workplace) -> Receipt:
     space = Space.read(place.root, args)
     asking = rows_of(read_shard(place.root, args["class"]))
     rows = rows_of(read_shard(place.root, args["shard"]))
-    squared, near = nearest(space.place(asking.values), space.place(rows.values), rows.keys, args["m"], asking.keys)
+    squared, near = nearest(space.place(asking), space.place(rows), rows.keys, args["m"], asking.keys)
     at = np.searchsorted(rows.keys, near)
     foreign = (rows.labels != args["label"])[np.minimum(at, len(rows) - 1)] & (near >= 0)
     table = pa.Table.from_arrays([_lists(a) for a in (squared, near, foreign)], names=["squared", "near", "foreign"])
@@ -83,7 +90,8 @@ def plan(place: Workplace) -> Receipt:
     rows = rows_of(read_shard(place.root, args["class"]))
     space = Space.read(place.root, args)
     space.check(rows.table)
-    found, rows = _METHODS[args["method"]](place, space, rows)
+    planned = _METHODS[args["method"]](place, space, rows)
+    found, rows = planned.plan, planned.rows
     pool = np.repeat(np.arange(len(found.starts) - 1), np.diff(found.starts))
     made = np.zeros(len(found.parents), dtype=np.int64)
     filled = np.diff(found.starts) > 0
@@ -92,12 +100,13 @@ def plan(place: Workplace) -> Receipt:
         [pa.array(found.parents), _lists(found.near), _lists(found.scale), pa.array(pool), pa.array(made)],
         names=["parent", "near", "scale", "pool", "made"],
     )
-    return place.receipt(
-        [
-            place.write(work_path("parents", place.item.key), rows.table.schema, [rows.table]),
-            place.write(work_path("plan", place.item.key), table.schema, [table]),
-        ]
-    )
+    shards = [
+        place.write(work_path("parents", place.item.key), rows.table.schema, [rows.table]),
+        place.write(work_path("plan", place.item.key), table.schema, [table]),
+    ]
+    if planned.voters is not None:
+        shards += votes(place, space, rows, planned.voters)
+    return place.receipt(shards, label=args["label"], recall=planned.recall)
 
 
 def read_plan(place: Workplace) -> Plan:
@@ -114,24 +123,25 @@ def read_plan(place: Workplace) -> Plan:
     )
 
 
-Planned = tuple[Plan, Rows]
-"""A plan, and the rows that it numbers."""
-
-
 def _smote(place: Workplace, space: Space, rows: Rows) -> Planned:
     args = place.item.args
-    return pooled([(np.arange(len(rows)), neighbors(space.place(rows.values), args["k"]), args["count"])]), rows
+    spots, recall = space.place(rows), None
+    if args["search"] == "ivf":
+        near, recall = approximate(spots, args["k"], args["recall"], args["seed"])
+    else:
+        near = neighbors(spots, args["k"])
+    return Planned(pooled([(np.arange(len(rows)), near, args["count"])]), rows, recall=recall)
 
 
 def _random(place: Workplace, space: Space, rows: Rows) -> Planned:
-    return copies(np.arange(len(rows)), place.item.args["count"]), rows
+    return Planned(copies(np.arange(len(rows)), place.item.args["count"]), rows)
 
 
 def _adasyn(place: Workplace, space: Space, rows: Rows) -> Planned:
     args = place.item.args
     others = _surroundings(place, args["k"])[1].sum(axis=1)
     _border_or_refuse(place, others, "has a neighbour of another class", "k_neighbors")
-    return by_difficulty(others, neighbors(space.place(rows.values), args["k"]), args["count"]), rows
+    return Planned(by_difficulty(others, neighbors(space.place(rows), args["k"]), args["count"]), rows)
 
 
 def _border_or_refuse(place: Workplace, chosen: NDArray[Any], what: str, setting: str) -> None:
@@ -151,19 +161,19 @@ def _borderline(place: Workplace, space: Space, rows: Rows) -> Planned:
     _border_or_refuse(place, risky, "has from half to all but one of its neighbours in other classes", "m_neighbors")
     own = np.flatnonzero(risky)
     if args["method"] == "borderline-1":
-        spots = space.place(rows.values)
+        spots = space.place(rows)
         at = np.arange(len(rows))
-        return pooled([(own, nearest(spots[own], spots, at, k, own)[1], args["count"])]), rows
+        return Planned(pooled([(own, nearest(spots[own], spots, at, k, own)[1], args["count"])]), rows)
     # Partners of any class: those of others are fetched, in one pass over train.
     partners, other = keys[own, :k], foreign[own, :k]
     wanted = set(partners[other].tolist())
     rest = parts(place.root, args["train"], pc.field("label") != args["label"])
     fetched = [_with_keys(part, wanted) for part in rest]
-    columns = ["sample_id", "label", *space.names]
+    columns = ["sample_id", "label", *feature_names(rows.table)]
     all_rows = rows_of(pa.concat_tables([rows.table.select(columns), *(part.select(columns) for part in fetched)]))
     parents = np.searchsorted(all_rows.keys, rows.keys[own])
     near = np.searchsorted(all_rows.keys, partners)
-    return pooled([(parents, near, args["count"])], np.where(other, 0.5, 1.0)), all_rows
+    return Planned(pooled([(parents, near, args["count"])], np.where(other, 0.5, 1.0)), all_rows)
 
 
 def _with_keys(table: Any, wanted: set[int]) -> Any:
@@ -176,7 +186,7 @@ def sampled(place: Workplace, where: Any, count: int, use: str) -> Rows:
     args = place.item.args
     kept: Any = None
     for part in parts(place.root, args["train"], where):
-        columns = part.select([n for n in part.schema.names if n in {"sample_id", "label"} or n in args["names"]])
+        columns = part.select(["sample_id", "label", *feature_names(part)])
         kept = columns if kept is None else pa.concat_tables([kept, columns])
         if kept.num_rows > count:
             ids = kept.column("sample_id").to_pylist()
@@ -198,8 +208,8 @@ def _svm(place: Workplace, space: Space, rows: Rows) -> Planned:
     if len(rows) > args["sample"] // 2:
         own = np.sort(smallest(hashed(args["seed"], "svm", rows.ids), rows.ids, args["sample"] // 2))
     others = sampled(place, pc.field("label") != label, args["sample"] - len(own), "svm")
-    spots = space.place(rows.values)
-    x = np.concatenate([spots[own], space.place(others.values)])
+    spots = space.place(rows)
+    x = np.concatenate([spots[own], space.place(others)])
     y = np.concatenate([rows.labels[own], others.labels])
     support = np.asarray(SVC(gamma="scale").fit(x, y.astype(str)).support_, dtype=np.int64)
     vectors = own[support[support < len(own)]]
@@ -209,14 +219,14 @@ def _svm(place: Workplace, space: Space, rows: Rows) -> Planned:
     risky = danger(foreign[vectors], m)
     at = np.arange(len(rows))
     groups = [(part, nearest(spots[part], spots, at, k, part)[1]) for part in (vectors[risky], vectors[~risky])]
-    return two_sides(args["seed"], label, groups, args["count"], 0.5), rows
+    return Planned(two_sides(args["seed"], label, groups, args["count"], 0.5), rows)
 
 
 def centres(place: Workplace) -> Receipt:
     """Centres of clusters of a sample of train."""
     args = place.item.args
     space = Space.read(place.root, args)
-    spots = space.place(sampled(place, None, args["sample"], "clusters").values)
+    spots = space.place(sampled(place, None, args["sample"], "clusters"))
     make: Any = MiniBatchKMeans  # scikit-learn declares wrong types
     found = make(min(args["clusters"], len(spots)), random_state=args["seed"] % 2**32, n_init=3).fit(spots)
     table = pa.Table.from_arrays([_lists(np.asarray(found.cluster_centers_, dtype=np.float64))], names=["centre"])
@@ -229,7 +239,7 @@ def clusters(place: Workplace) -> Receipt:
     space = Space.read(place.root, args)
     rows = rows_of(read_shard(place.root, args["shard"]))
     middle = _array(read_shard(place.root, args["centres"]), "centre")
-    inside = nearest_centre(space.place(rows.values), middle)
+    inside = nearest_centre(space.place(rows), middle)
     return place.receipt([], counts=np.bincount(inside, minlength=len(middle)).tolist())
 
 
@@ -241,7 +251,7 @@ def nearest_centre(spots: NDArray[np.float64], middle: NDArray[np.float64]) -> N
 def _kmeans(place: Workplace, space: Space, rows: Rows) -> Planned:
     """SMOTE within the clusters in which the class has its share of rows, the sparser the more."""
     args = place.item.args
-    spots = space.place(rows.values)
+    spots = space.place(rows)
     middle = _array(read_shard(place.root, args["centres"]), "centre")
     inside = nearest_centre(spots, middle)
     sizes = np.array(args["sizes"])
@@ -258,11 +268,13 @@ def _kmeans(place: Workplace, space: Space, rows: Rows) -> Planned:
     heavy = np.array(weights) if any(weights) else np.ones(len(weights))
     given = shares(heavy, args["count"])
     pools = [(own, own[neighbors(spots[own], args["k"])], int(n)) for own, n in zip(usable, given, strict=True)]
-    return pooled(pools), rows
+    return Planned(pooled(pools), rows)
 
 
 _METHODS: dict[str, Callable[[Workplace, Space, Rows], Planned]] = {
     "smote": _smote,
+    "smote-nc": smote_nc,
+    "smoten": smoten,
     "random": _random,
     "adasyn": _adasyn,
     "borderline-1": _borderline,
@@ -279,26 +291,40 @@ def synthesize(place: Workplace) -> Receipt:
     rows = rows_of(read_shard(place.root, args["parents"]))
     space.check(rows.table)
     a, b, gap = read_plan(place).rows(args["seed"], args["label"], args["start"], args["stop"])
-    values = space.filled(rows.values)
-    made = interpolate(values[a], values[b], gap)
-    made[:, space.whole] = np.rint(made[:, space.whole])
+    voted = None if args["votes"] is None else read_shard(place.root, args["votes"])
+    names = feature_names(rows.table)
     numbers = range(args["start"], args["stop"])
-    ids = rows.table.column("sample_id")
+    count = len(numbers)
+    ids = rows.column("sample_id")
     table = pa.Table.from_arrays(
         [
             pa.array([_synthetic_id(args["seed"], args["label"], n) for n in numbers], pa.string()),
-            pa.array([args["label"]] * len(numbers), pa.string()),
-            *(pa.array(column) for column in np.ascontiguousarray(made.T)),
-            pa.array([True] * len(numbers)),
-            ids.take(pa.array(a)).combine_chunks(),
-            ids.take(pa.array(b)).combine_chunks(),
+            pa.array([args["label"]] * count, pa.string()),
+            *(_made(space, rows, voted, name, (a, b, gap)) for name in names),
+            pa.array([True] * count),
+            ids.take(pa.array(a)),
+            ids.take(pa.array(b)),
             pa.array(gap, pa.float64()),
         ],
-        schema=examples_schema(space.names),
+        schema=examples_schema(names, [rows.table.schema.field(name).type for name in names]),
     )
     where = work_path if args["cleaned"] else table_path
     shard = place.write(where("train", place.item.key), table.schema, [table])
-    return place.receipt([shard], label=args["label"], rows=len(numbers))
+    return place.receipt([shard], label=args["label"], rows=count)
+
+
+Drawn = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
+
+
+def _made(space: Space, rows: Rows, voted: Any, name: str, drawn: Drawn) -> Any:
+    a, b, gap = drawn
+    column = rows.column(name)
+    if name in space.nominal:
+        chosen = a if voted is None else voted.column(name).to_numpy()[a]
+        return column.take(pa.array(chosen))
+    c = space.names.index(name)
+    filling = float(space.mean[c]) if space.fills else None
+    return between(column.take(pa.array(a)), column.take(pa.array(b)), gap, whole=bool(space.whole[c]), filling=filling)
 
 
 def _synthetic_id(seed: int, label: str, number: int) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.rebalance.rows import Rows
 from tasks.rebalance.smote import draws
 
 
@@ -48,6 +49,19 @@ class Plan:
         offset, slot, gap = draws(seed, label, start, stop, size, self.near.shape[1])
         row = self.starts[pool] + offset
         return self.parents[row], self.near[row, slot], gap * self.scale[row, slot]
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What a method makes new rows of."""
+
+    plan: Plan
+    rows: Rows
+    """The rows that the plan numbers."""
+    voters: NDArray[np.int64] | None = None
+    """int64[m, k], of each row those that vote on values that are names."""
+    recall: float | None = None
+    """Share of the true neighbours that were found, where the search was approximate."""
 
 
 def pooled(

@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
+from pyarrow import compute
 
+from tasks.rebalance.typed import numbers
 from tasks.shards import read_shard
+
+pc: Any = compute  # its functions are made at import, unseen by type checkers
 
 FIXED = ("sample_id", "label", "is_synthetic", "parent_a", "parent_b", "gap", "dropped_by")
 """Columns of examples that are not features."""
@@ -24,11 +27,9 @@ class Rows:
     """Examples in the order of their ids."""
 
     table: Any
-    """Arrow table: `sample_id`, `label` and the features."""
+    """Arrow table: `sample_id`, `label` and the features, each column in one piece."""
     keys: NDArray[np.int64]
     """int64[n], the first 60 bits of each id, rising: what settles equal distances."""
-    values: NDArray[np.float32]
-    """float32[n, p]."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -43,9 +44,13 @@ class Rows:
         """object[n], their labels."""
         return np.array(self.table.column("label").to_pylist(), dtype=object)
 
+    def column(self, name: str) -> Any:
+        """One column, an Arrow array."""
+        return self.table.column(name).combine_chunks()
+
     def take(self, places: NDArray[np.int64]) -> "Rows":
         """Some of them; `places` must rise."""
-        return Rows(self.table.take(pa.array(places)), self.keys[places], self.values[places])
+        return Rows(self.table.take(pa.array(places)), self.keys[places])
 
 
 def feature_names(table: Any) -> list[str]:
@@ -60,13 +65,10 @@ def key_of(sample: str) -> int:
 
 def rows_of(table: Any) -> Rows:
     """Rows from an Arrow table of examples."""
-    names = feature_names(table)
-    ordered = table.select(["sample_id", "label", *names]).sort_by("sample_id")
+    chosen = table.select(["sample_id", "label", *feature_names(table)]).unify_dictionaries()
+    ordered = chosen.take(pc.sort_indices(chosen.column("sample_id"))).combine_chunks()
     keys = np.fromiter(map(key_of, ordered.column("sample_id").to_pylist()), np.int64, ordered.num_rows)
-    values = np.empty((ordered.num_rows, len(names)), dtype=np.float32)
-    for place, name in enumerate(names):
-        values[:, place] = ordered.column(name).to_numpy()
-    return Rows(ordered, keys, values)
+    return Rows(ordered, keys)
 
 
 def parts(root: Path, paths: Iterable[str], where: Any = None) -> Iterator[Any]:
@@ -76,21 +78,14 @@ def parts(root: Path, paths: Iterable[str], where: Any = None) -> Iterator[Any]:
         yield table if where is None else table.filter(where)
 
 
-def gathered(root: Path, paths: Iterable[str], where: Any) -> Rows:
-    """All examples that a filter lets through; one shard and these are held in memory."""
-    return rows_of(pa.concat_tables(parts(root, paths, where)))
-
-
-def of_class(label: str) -> Any:
-    """The filter for one class."""
-    return pc.field("label") == label
-
-
 @dataclass(frozen=True, slots=True)
 class Space:
     """Where rows stand: standardised by the scaler that was fitted on train, columns weighed where that is asked."""
 
     names: list[str]
+    """Columns of numbers that have a distance."""
+    nominal: list[str]
+    """Columns whose values are names."""
     mean: NDArray[np.float64]
     factor: NDArray[np.float64]
     """float64[p], what a deviation from the mean is multiplied by."""
@@ -103,6 +98,8 @@ class Space:
     def read(root: Path, args: dict[str, Any]) -> "Space":
         """From the scaler (and the scores) that an item's arguments name."""
         scaler = read_shard(root, args["scaler"], ["feature", "mean", "scale", "whole"])
+        nominal: list[str] = args["nominal"]
+        scaler = scaler.filter(~pc.field("feature").isin(pa.array(nominal, pa.string())))
         names: list[str] = scaler.column("feature").to_pylist()
         factor = 1 / scaler.column("scale").to_numpy()
         if args["weights"] is not None:
@@ -111,23 +108,19 @@ class Space:
             weights = np.array([max(found.get(name) or 0.0, 0.0) for name in names])
             if weights.any():
                 factor = factor * np.sqrt(weights / weights.mean())
-        whole = scaler.column("whole").to_numpy()
-        return Space(names, scaler.column("mean").to_numpy(), factor, whole, args["missing"] == "mean")
+        mean, whole = (scaler.column(name).to_numpy() for name in ("mean", "whole"))
+        return Space(names, nominal, mean, factor, whole, args["missing"] == "mean")
 
-    def place(self, values: NDArray[np.float32]) -> NDArray[np.float64]:
+    def place(self, rows: Rows) -> NDArray[np.float64]:
         """float64[n, p]: a missing value stands at the mean, an infinite one far away."""
-        deviation = (values.astype(np.float64) - self.mean) * self.factor
-        return np.nan_to_num(deviation, copy=False, nan=0.0, posinf=FARTHEST, neginf=-FARTHEST)
-
-    def filled(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The values that new rows are computed from."""
-        if not self.fills:
-            return values
-        return np.where(np.isfinite(values), values, self.mean.astype(np.float32))
+        spots = np.empty((len(rows), len(self.names)))
+        for c, name in enumerate(self.names):
+            spots[:, c] = (numbers(rows.column(name)) - self.mean[c]) * self.factor[c]
+        return np.nan_to_num(spots, copy=False, nan=0.0, posinf=FARTHEST, neginf=-FARTHEST)
 
     def check(self, table: Any) -> None:
         """Refuse examples whose features are not the scaler's."""
-        assert feature_names(table) == self.names, "the scaler is of other columns"
+        assert set(feature_names(table)) == {*self.names, *self.nominal}, "the scaler is of other columns"
 
 
 def smallest(keys: NDArray[np.uint64], ids: Sequence[str], count: int) -> NDArray[np.int64]:

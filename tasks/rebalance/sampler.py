@@ -110,7 +110,7 @@ class Sampler(OneToOneFeatureMixin, BaseEstimator):
             return check(self, X=X, y=y, accept_sparse=SPARSE)
         except ValueError as error:
             if "NaN" in str(error) or "infinity" in str(error):
-                raise ValueError(_not_finite(X, str(error))) from error
+                raise ValueError(not_finite(X, str(error))) from error
             raise
 
     def _checked(self, X: Any, y: Any) -> tuple[Any, NDArray[Any], bool]:
@@ -184,10 +184,13 @@ class Sampler(OneToOneFeatureMixin, BaseEstimator):
         )
 
 
-def _not_finite(X: Any, problem: str) -> str:
+def not_finite(X: Any, problem: str) -> str:
     """The error's text with the columns that have missing or infinite values, and what to do about them."""
     names = list(getattr(X, "columns", []))
-    values: Any = X.data if issparse(X) else np.asarray(X, dtype=np.float64)
+    if hasattr(X, "iloc"):
+        values: Any = X.to_numpy(dtype=np.float64, na_value=np.nan)  # pandas' own NA is no number
+    else:
+        values = X.data if issparse(X) else np.asarray(X, dtype=np.float64)
     where = ""
     if not issparse(X):
         columns = np.flatnonzero(~np.isfinite(values).all(axis=0))

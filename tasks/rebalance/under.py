@@ -7,10 +7,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from schemas.tables import dropped_schema
+from schemas.tables import DROPPED_BY
 from tasks.items import Receipt, Step, Workplace
 from tasks.rebalance.over import hashed
-from tasks.rebalance.rows import FIXED, Rows, Space, rows_of, smallest
+from tasks.rebalance.rows import Rows, Space, rows_of, smallest
 from tasks.rebalance.search import farthest, merge, nearest
 from tasks.shards import Shard, read_shard, table_path, work_path
 
@@ -28,13 +28,13 @@ def near(place: Workplace) -> Receipt:
     """NearMiss-3: the nearest rows of a class, in one shard, to each row of the smallest class."""
     args = place.item.args
     space = Space.read(place.root, args)
-    asking = space.place(rows_of(read_shard(place.root, args["class"])).values)
+    asking = space.place(rows_of(read_shard(place.root, args["class"])))
     rows = rows_of(read_shard(place.root, args["shard"]))
     own = rows.take(np.flatnonzero(rows.labels == args["label"]))
     shape = len(asking), args["k"]
     found = (np.full(shape, np.inf), np.full(shape, -1))
     if len(own):
-        found = nearest(asking, space.place(own.values), own.keys, args["k"])
+        found = nearest(asking, space.place(own), own.keys, args["k"])
     flat = [pa.FixedSizeListArray.from_arrays(pa.array(part.reshape(-1)), args["k"]) for part in found]
     table = pa.Table.from_arrays(flat, names=["squared", "near"])
     return place.receipt([place.write(work_path("near", place.item.key), table.schema, [table])])
@@ -90,8 +90,8 @@ def _distances(place: Workplace, rows: Rows, own: NDArray[np.int64]) -> NDArray[
     """NearMiss's scores: the sum of distances to rows of the smallest class, as whole numbers of the same order."""
     args = place.item.args
     space = Space.read(place.root, args)
-    spots = space.place(rows.values[own])
-    rare = space.place(rows_of(read_shard(place.root, args["class"])).values)
+    spots = space.place(rows.take(own))
+    rare = space.place(rows_of(read_shard(place.root, args["class"])))
     k = min(args["k"], len(rare))
     squared = (
         farthest(spots, rare, k) if args["method"] == "nearmiss-2" else nearest(spots, rare, np.arange(len(rare)), k)[0]
@@ -141,9 +141,8 @@ def part(place: Workplace, table: Any, keep: NDArray[np.bool_], reason: str, *, 
         shards.append(place.write(where("train", place.item.key), table.schema, [table.filter(pa.array(keep))]))
     if not keep.all():
         out = table.filter(pa.array(~keep))
-        schema = dropped_schema([name for name in table.schema.names if name not in FIXED])
-        out = out.append_column(schema.field("dropped_by"), pa.array([reason] * out.num_rows, pa.string()))
-        shards.append(place.write(table_path("train_dropped", place.item.key), schema, [out]))
+        out = out.append_column(DROPPED_BY, pa.array([reason] * out.num_rows, pa.string()))
+        shards.append(place.write(table_path("train_dropped", place.item.key), out.schema, [out]))
     labels, counts = np.unique(np.array(table.column("label").to_pylist(), dtype=str)[keep], return_counts=True)
     return place.receipt(shards, rows=dict(zip(labels.tolist(), counts.tolist(), strict=True)))
 

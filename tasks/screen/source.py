@@ -21,7 +21,7 @@ from tasks.screen.inputs import TableInput, forget_tables, opened
 from tasks.screen.passes import SHORT_ROWS, Part, Passes, screen
 from tasks.screen.state import BLOCK
 from tasks.shards import Shard, fitted_path, read_shard, sha256_file, work_path
-from tasks.tabular import ranges_of_rows, staged
+from tasks.tabular import ranges_of_rows, staged, table_files
 
 PART_BYTES = 1 << 30
 """Values of a part of the rows of a tall table, in bytes."""
@@ -151,22 +151,6 @@ def build(build: Build) -> None:
         for start, stop in cuts
     ]
     screen(build, Passes(parts, columns.rows, memory, short))
-
-
-def table_files(path: Path) -> list[Path]:
-    """The files of a table.
-
-    Raises
-    ------
-    RecipeError
-        There is nothing at the path.
-    """
-    if path.is_dir():
-        return sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith((".", "_")))
-    if not path.is_file():
-        raise RecipeError(f"sources.path: {path} is not there", "check the path; it is relative to the recipe's file")
-    beside = [path.with_suffix(s) for s in (".bim", ".fam")] if path.suffix.lower() == ".bed" else []
-    return [path, *(p for p in beside if p.is_file())]
 
 
 def open_source(place: Workplace) -> Receipt:

@@ -37,7 +37,19 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
 def test_help_reads_well() -> None:
     found = binmill("--help")
     assert found.returncode == 0
-    for command in ("run", "demo", "plan", "query", "search", "verify", "trace", "describe", "schema"):
+    for command in (
+        "run",
+        "demo",
+        "plan",
+        "screen",
+        "rebalance",
+        "evaluate",
+        "query",
+        "search",
+        "verify",
+        "trace",
+        "schema",
+    ):
         assert command in found.stdout
         page = binmill(command, "--help")
         assert page.returncode == 0

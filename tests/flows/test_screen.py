@@ -15,7 +15,7 @@ from scipy.stats import pearsonr
 from sklearn.metrics import mutual_info_score
 
 import tasks.screen.source
-from flows.recipes import check_recipe, screening_recipe
+from flows.recipes import check_recipe, table_recipe
 from flows.stages import SCREENING_ONLY, run_stages
 from schemas.errors import RecipeError, SourceError
 from schemas.manifest import Manifest
@@ -35,7 +35,7 @@ def screened(
 ) -> tuple[Manifest, list[dict[str, Any]]]:
     """Screen without Prefect: the manifest, and the table `screening`; computed items and notes in `run`."""
     exclude, only = options.pop("exclude", []), options.pop("only", [])
-    recipe = screening_recipe(table, outcome, options, [], exclude, only, seed)
+    recipe = table_recipe(table, outcome, "screening", options, [], exclude, only, seed)
     with Journal(root, write=True) as journal:
         build = Build(
             recipe=check_recipe(recipe, "test"), base=table.parent, root=root, cache=root / ".cache",

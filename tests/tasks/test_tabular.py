@@ -84,6 +84,17 @@ def test_nulls_are_nan_booleans_numbers_and_labels_text(files: dict[str, Path]) 
     assert part.labels == ["0", "1", "0", "1"]
 
 
+def test_columns_that_are_excluded_are_no_features(files: dict[str, Path]) -> None:
+    table, path = open_table(files[".parquet"]), str(files[".parquet"])
+    choices: list[dict[str, Any]] = [
+        {"exclude": ("b",)}, {"columns": ("a", "c")}, {"columns": ("a", "b", "c"), "exclude": ("b",)},
+    ]  # fmt: skip
+    for choice in choices:
+        wanted = TableSource(kind="table", path=path, label_column="y", **choice)
+        assert table_features(table, wanted) == ["a", "c"]
+        assert next(batches(table, wanted, 0, 3)).features.shape == (3, 2)
+
+
 def test_numbers_beyond_float32_are_infinite(tmp_path: Path) -> None:
     np.save(tmp_path / "t.npy", np.array([[1e300, 1.0], [-1e300, 0.0]]))
     wanted = TableSource(kind="table", path="", label_column="c1")

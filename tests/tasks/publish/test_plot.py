@@ -19,7 +19,7 @@ from rich.cells import cell_len
 from scipy.stats import false_discovery_control, spearmanr
 
 from schemas.tables import SCREENING
-from tasks.publish.drawing import Sheet, cells, drawing, number, printable, root_ticks, shortened
+from tasks.drawing import Sheet, cells, drawing, number, printable, root_ticks, shortened
 from tasks.publish.plot import DRAWN, FAILS, PASSES, SELECTED, screening_plot
 
 ROOT = Path(__file__).parents[3]

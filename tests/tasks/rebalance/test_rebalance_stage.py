@@ -18,7 +18,9 @@ from tasks.build import InProcess
 from tasks.items import Item, Receipt
 from tasks.query.dataset import open_dataset
 from tasks.query.verify import verify
+from tasks.rebalance import approximate
 from tasks.rebalance.borderline import BorderlineSMOTE
+from tasks.rebalance.nominal import SMOTEN, SMOTENC
 from tasks.rebalance.oversampling import ADASYN, SMOTE, RandomOverSampler
 from tasks.rebalance.undersampling import EditedNearestNeighbours, NearMiss, TomekLinks
 from tests.conftest import Mill
@@ -105,6 +107,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "smote and tomek": {"method": "smote", "clean": "tomek"},
     "smote and enn": {"method": "smote", "clean": "enn"},
     "smote and fewer": {"method": "smote", "target": 0.5, "under": "random", "under_target": 0.8},
+    "names": {"method": "smote-nc", "nominal": ["flag", "cou*"]},
+    "names alone": {"method": "smoten"},
     "weighed": {"method": "smote", "weights": "mi"},
     "all of it": {"method": "borderline-2", "target": 0.7, "under": "nearmiss-1", "clean": "tomek", "weights": "mi"},
 }
@@ -177,6 +181,35 @@ def test_as_the_class_over_standardised_rows(method: str, table: Path, mill: Mil
     )
 
 
+@pytest.mark.parametrize("method", ["smote-nc", "smoten"])
+def test_names_as_the_class_of_it(method: str, table: Path, mill: Mill, tmp_path: Path) -> None:
+    """Parents, and the names that their neighbours vote for, are those of `fit_resample` on all of train."""
+    names = {"nominal": ["flag", "count"]} if method == "smote-nc" else {}
+    mill(recipe_of(table, rows=128, method=method, **names), tmp_path)
+    rows, train = real(tmp_path), read(tmp_path, "train")
+    x = standard(tmp_path, rows)
+    raw = features(rows)
+    if method == "smote-nc":
+        x[:, 4:] = raw[:, 4:]
+        sampler: Any = SMOTENC([4, 5], random_state=7)
+    else:
+        x, sampler = raw.astype(np.float64), SMOTEN(random_state=7)
+    made, labels = sampler.fit_resample(x, rows["label"].to_numpy())
+    first = 4 if method == "smote-nc" else 0
+    expected = pd.DataFrame(made[len(rows) :, first:], columns=["f0", "f1", "f2", "f3", "count", "flag"][first:])
+    expected["label"] = labels[len(rows) :]
+    ids = rows["sample_id"].to_numpy()
+    for name in ("parent_a", "parent_b"):
+        expected[name] = ids[getattr(sampler, f"{name}_")[len(rows) :]]
+    expected["gap"] = sampler.gap_[len(rows) :]
+    synthetic = train[train["is_synthetic"]][list(expected.columns)]
+    order = ["label", "gap", "parent_a", "parent_b", *expected.columns[: 6 - first]]
+    pd.testing.assert_frame_equal(
+        synthetic.sort_values(order, ignore_index=True), expected.sort_values(order, ignore_index=True),
+        check_dtype=False,
+    )  # fmt: skip
+
+
 def parted(root: Path) -> tuple[NDArray[np.float64], NDArray[Any], set[str], list[str]]:
     rows = real(root)
     return (
@@ -244,6 +277,28 @@ def test_weights_change_who_is_near(table: Path, mill: Mill, tmp_path: Path) -> 
         made = train[train["is_synthetic"] & (train["label"] == label)]
         a, b = ([at[sample] for sample in made[name]] for name in ("parent_a", "parent_b"))
         assert (np.linalg.norm(x[own][a] - x[own][b], axis=1) <= near[a, -1] * (1 + 1e-9)).all()
+
+
+def test_an_approximate_search_says_what_it_found(
+    table: Path, mill: Mill, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(approximate, "SMALL", 20)
+    monkeypatch.setattr(approximate, "MOST", 1.0)
+    manifest = mill(recipe_of(table, search="ivf", recall=0.7), tmp_path)
+    assert problems(tmp_path) == []
+    rows, train, told = real(tmp_path), read(tmp_path, "train"), manifest.summary["neighbours_found"]
+    assert set(told) == {"some", "rare"}
+    assert "searched approximately" in (tmp_path / "README.md").read_text()
+    x = standard(tmp_path, rows)
+    for label, recall in told.items():
+        assert 0.6 < recall <= 1
+        own = np.flatnonzero(rows["label"] == label)
+        near = NearestNeighbors(n_neighbors=6).fit(x[own]).kneighbors(x[own])[1][:, 1:]
+        ids = rows["sample_id"].to_numpy()[own]
+        pairs = {(ids[i], ids[j]) for i, line in enumerate(near) for j in line}
+        made = train[train["is_synthetic"] & (train["label"] == label)]
+        found = [(a, b) in pairs for a, b in zip(made["parent_a"], made["parent_b"], strict=True)]
+        assert np.mean(found) > recall - 0.1
 
 
 def test_missing_values(table: Path, mill: Mill, tmp_path: Path) -> None:

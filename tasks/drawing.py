@@ -121,6 +121,13 @@ class Sheet:
         self.figure.savefig(buffer, format="svg", metadata=metadata)
         return buffer.getvalue()
 
+    def png(self, title: str) -> bytes:
+        """The sheet, as pixels (two to a point); the same bytes each time, of one release of matplotlib."""
+        buffer = io.BytesIO()
+        metadata = {"Software": "binmill", "Title": printable(title)}
+        self.figure.savefig(buffer, format="png", dpi=144, metadata=metadata)
+        return buffer.getvalue()
+
 
 def plain(*axes: Any) -> None:
     """Ticks of an axis labelled 0.05 and 1,000: never by powers or an offset."""
