@@ -516,7 +516,7 @@ def refuse_reserved(features: Sequence[str], table: str) -> None:
 
 
 def _feature_columns(table: Table, source: TableSource) -> list[str]:
-    apart = {source.label_column, source.group_column, *source.exclude}
+    apart = set(source.exclude) if source.columns else {source.label_column, source.group_column, *source.exclude}
     return [name for name in source.columns or table.schema.names if name not in apart]
 
 

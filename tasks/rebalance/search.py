@@ -88,6 +88,8 @@ def reach(limit: float, unit: float, slack: float, norm: float) -> float:  # pra
     if limit == np.inf:
         return limit
     scaled = limit * unit
+    if slack == 0.0:  # all are whole numbers, but for the root that the norm is
+        return np.rint(scaled - norm * norm) / 2.0
     return (scaled + slack * ((2.0 * norm + np.sqrt(scaled)) ** 2 + 1e-30) - norm * norm) / 2.0
 
 

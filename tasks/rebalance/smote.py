@@ -1,4 +1,4 @@
-"""SMOTE (Chawla, Bowyer, Hall and Kegelmeyer, 2002): its draws and its rows; nothing else.
+"""SMOTE (Chawla, Bowyer, Hall and Kegelmeyer, 2002): how many rows it makes, and its draws.
 
 Draws are counter-based: the i-th synthetic row of a class depends on the seed, the class and i alone.
 """
@@ -55,24 +55,3 @@ def draws(
     parent = np.minimum((unit[:, 0] * rows).astype(np.int64), rows - 1)
     slot = np.minimum((unit[:, 1] * k).astype(np.int64), k - 1)
     return parent, slot, unit[:, 2]
-
-
-def interpolate(a: NDArray[np.float32], b: NDArray[np.float32], gap: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Synthetic rows a + gap·(b − a), computed in float64 and rounded once to float32.
-
-    Parameters
-    ----------
-    a, b
-        float32[n, p], the parents.
-    gap
-        float64[n], in [0, 1).
-
-    Returns
-    -------
-    float32[n, p]
-        Where the parents are equal, their value, infinities too; NaN where a parent is NaN.
-    """
-    wide, other = a.astype(np.float64), b.astype(np.float64)
-    step = np.subtract(other, wide, out=np.zeros_like(wide), where=wide != other)
-    with np.errstate(invalid="ignore"):
-        return (wide + gap[:, None] * step).astype(np.float32)

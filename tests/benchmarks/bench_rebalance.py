@@ -1,48 +1,50 @@
-"""SMOTE's neighbours, draws and rows against imbalanced-learn's SMOTE, continuous and discrete columns."""
+"""Samplers against imbalanced-learn, time and memory: each in a process of its own, one thread, in one run.
 
-from functools import partial
+Memory is the most that the call added to what the process held before, its result included.
+"""
 
-import numpy as np
-from imblearn.over_sampling import SMOTE
-from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
+import json
+import subprocess
+import sys
+from typing import Any
 
-from tasks.rebalance.search import neighbors
-from tasks.rebalance.smote import draws, interpolate
-from tests.benchmarks.report import Measurement, median_time
+from tests.benchmarks.rebalance_case import SETTINGS
+from tests.benchmarks.report import Measurement
 
-MINORITY, MAJORITY, COLUMNS, K = 10_000, 20_000, 50, 5
+SLOW = {"SMOTE-20k", "SMOTE-100k", "SMOTEN-10k", "exact-100k", "ivf-100k"}
+"""Cases of which imbalanced-learn is run but once."""
+COMPATIBLE = {"SMOTE-10k", "SMOTENC-10k", "SMOTEN-10k"}
+"""Cases that are also run in the mode that equals imbalanced-learn array for array."""
+MIB = 1 << 20
 
 
-def _ours(minority: NDArray[np.float32], added: int) -> NDArray[np.float32]:
-    near = neighbors(minority.astype(np.float64), K)
-    parent, slot, gap = draws(0, "minority", 0, added, len(minority), K)
-    return interpolate(minority[parent], minority[near[parent, slot]], gap)
+def measured(who: str, case: str, repeats: int) -> dict[str, Any]:
+    """Median seconds and peak bytes."""
+    command = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.rebalance_case", who, case, str(repeats)]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
 def run() -> list[Measurement]:
-    """Measure both, on one thread, making the classes equal."""
-    random = np.random.default_rng(0)
-    labels = np.array([0] * MAJORITY + [1] * MINORITY)
-    rows = MAJORITY + MINORITY
-    cases = {
-        "continuous": random.standard_normal((rows, COLUMNS)).astype(np.float32),
-        "0/1 columns, many ties": random.integers(0, 2, (rows, COLUMNS)).astype(np.float32),
-    }
+    """Measure all cases."""
     found: list[Measurement] = []
-    with threadpool_limits(1):
-        for name, x in cases.items():
-            minority, added = x[MAJORITY:], MAJORITY - MINORITY
-            peer = SMOTE(random_state=0, k_neighbors=K)
-            assert len(_ours(minority, added)) == peer.fit_resample(x, labels)[0].shape[0] - rows
+    for case, (small, large, columns) in SETTINGS.items():
+        peer = measured("peer", case, 1 if case in SLOW else 3)
+        for who in ("ours", "compatible") if case in COMPATIBLE else ("ours",):
+            own = measured(who, case, 3)
+            note = (
+                f"peak {own['peak'] / MIB:.0f} MiB, theirs {peer['peak'] / MIB:.0f}: "
+                f"{own['peak'] / max(peer['peak'], 1):.2g} of it"
+            )
+            if own["recall"] is not None:
+                note += f"; recall {own['recall']:.4f}"
             found.append(
                 Measurement(
-                    f"SMOTE, {name}",
-                    f"{MINORITY:,} x {COLUMNS} + {added:,} rows",
-                    median_time(partial(_ours, minority, added), 3),
-                    "imbalanced-learn SMOTE",
-                    median_time(partial(peer.fit_resample, x, labels), 3),
-                    note="ours: neighbours in float64, ties by row number",
+                    case.rsplit("-", 1)[0] + ("" if who == "ours" else ", compatible"),
+                    f"{small:,} ({large:,}) x {columns}" if large else f"{small:,} x {columns}",
+                    own["seconds"],
+                    "scikit-learn kneighbors" if not large else "imbalanced-learn",
+                    peer["seconds"],
+                    note=note,
                 )
             )
     return found

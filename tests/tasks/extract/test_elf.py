@@ -61,7 +61,8 @@ def readelf(path: Path) -> Readelf:
         command.insert(1, "-D")
     text = subprocess.run(command, check=True, capture_output=True, env={"LC_ALL": "C", "PATH": "/usr/bin:/bin"})
     found, table = Readelf(), ""
-    for line in text.stdout.decode(errors="replace").splitlines():
+    for shown in text.stdout.decode(errors="replace").splitlines():
+        line = shown.replace("<OS specific>: 10", "UNIQUE")  # as readelf says where the header names Linux
         if heading := re.match(r"Symbol table (?:'(.*)'|for image) contains", line):
             table = heading[1] or "of the image"
             found.imports[table], found.exports[table], found.kinds[table] = [], [], Counter()

@@ -141,3 +141,14 @@ def test_farthest_is_a_direct_sort(a: NDArray[np.float64], b: NDArray[np.float64
     queries, rows = a[:, :columns], b[:, :columns]
     expected = -np.sort(-squared(queries, rows), axis=1)[:, :k]
     assert farthest(queries, rows, k).tobytes() == expected.tobytes()
+
+
+@given(st.integers(2, 60), st.integers(1, 12), st.integers(1, 3), st.data())
+def test_whole_numbers_whose_norms_are_no_squares(m: int, columns: int, k: int, data: st.DataObject) -> None:
+    """All rows but a few are equal: the root of a norm, squared, is not the norm, and all are equally far."""
+    x = np.ones((m, columns))
+    for row in data.draw(st.lists(st.integers(0, m - 1), max_size=3)):
+        x[row] = data.draw(hnp.arrays(np.float64, columns, elements=st.integers(-3, 3).map(float)))
+    k = min(k, m - 1)
+    every = np.arange(m)
+    same((direct(x, x, every, k, every)[0], neighbors(x, k)), direct(x, x, every, k, every))

@@ -7,13 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from imblearn.over_sampling import SMOTE
 from numpy.typing import NDArray
 from scipy.stats import kstest
 from sklearn.neighbors import NearestNeighbors
 
 from tasks.rebalance.search import neighbors
-from tasks.rebalance.smote import draws, interpolate, sampling_targets
+from tasks.rebalance.smote import draws, sampling_targets
 
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
@@ -83,43 +82,3 @@ def test_gaps_are_uniform_and_classes_independent() -> None:
     assert kstest(gap, "uniform").pvalue > 1e-3
     assert abs(np.corrcoef(gap, draws(1, "b", 0, 50_000, 10, 5)[2])[0, 1]) < 0.02
     assert abs(np.corrcoef(gap[1:], gap[:-1])[0, 1]) < 0.02
-
-
-@given(
-    hnp.arrays(np.float32, (4, 3), elements=FINITE),
-    hnp.arrays(np.float32, (4, 3), elements=FINITE),
-    hnp.arrays(np.float64, 4, elements=st.floats(0, 1, exclude_max=True)),
-)
-def test_any_finite_parents(a: NDArray[np.float32], b: NDArray[np.float32], gap: NDArray[np.float64]) -> None:
-    found = interpolate(a, b, gap)
-    assert found.dtype == np.float32
-    low, high = np.minimum(a, b).astype(np.float64), np.maximum(a, b).astype(np.float64)
-    rounding = 2.0**-52 * np.maximum(abs(low), abs(high))
-    assert (found >= low - rounding).all()
-    assert (found <= high + rounding).all()
-    assert np.array_equal(interpolate(a, b, np.zeros(4)), a)
-    assert np.array_equal(interpolate(a, a, gap), a)
-
-
-def test_parents_that_are_not_finite() -> None:
-    a = np.array([[np.inf, np.nan, -np.inf, 1.0]], dtype=np.float32)
-    b = np.array([[np.inf, 1.0, np.inf, np.nan]], dtype=np.float32)
-    found = interpolate(a, b, np.array([0.5]))[0]
-    assert found[0] == np.inf
-    assert np.isnan(found[[1, 2, 3]]).all()
-
-
-def test_rows_equal_imbalanced_learns_given_its_draws() -> None:
-    rng = np.random.default_rng(0)
-    minority = rng.normal(size=(40, 7)).astype(np.float64)
-    majority = rng.normal(size=(100, 7)) + 5
-    x, y = np.concatenate([majority, minority]), np.array([0] * 100 + [1] * 40)
-    resampled = SMOTE(k_neighbors=5, random_state=11).fit_resample(x, y)[0]
-    # imbalanced-learn draws, from this state: places in the neighbour table, then gaps.
-    state = np.random.RandomState(11)
-    places = state.randint(low=0, high=40 * 5, size=60)
-    gaps = state.uniform(size=(60, 1))[:, 0]
-    near = neighbors(minority, 5)
-    parent, slot = np.divmod(places, 5)
-    ours = interpolate(minority.astype(np.float32)[parent], minority.astype(np.float32)[near[parent, slot]], gaps)
-    np.testing.assert_allclose(ours, resampled[140:], rtol=1e-5, atol=1e-6)
