@@ -60,7 +60,7 @@ class Drawn:
         return self.step if self.twist is None else self.step * self.twist
 
 
-def between(x: Any, drawn: Drawn, *, truncate: bool) -> Any:
+def between(x: Any, drawn: Drawn, *, truncate: bool, into: NDArray[Any] | None = None) -> Any:
     """Make rows.
 
     Parameters
@@ -72,6 +72,8 @@ def between(x: Any, drawn: Drawn, *, truncate: bool) -> Any:
     truncate
         Compute the difference in x's own type and cut off what does not fit the result's, as imbalanced-learn does;
         else compute in float64, and round whole numbers.
+    into
+        Where dense rows are written; else into a new array.
 
     Returns
     -------
@@ -87,7 +89,7 @@ def between(x: Any, drawn: Drawn, *, truncate: bool) -> Any:
         if not truncate:
             made.data = settled(made.data, x.dtype)
         return made.astype(x.dtype)
-    out = np.empty((len(drawn.a), x.shape[1]), dtype=x.dtype)
+    out = np.empty((len(drawn.a), x.shape[1]), dtype=x.dtype) if into is None else into
     rows = max(1, CHUNK_BYTES // (8 * max(1, x.shape[1])))
     for start in range(0, len(out), rows):
         part = slice(start, start + rows)
@@ -153,10 +155,17 @@ class OverSampler(Sampler):
         self._begin()
         drawn = self._drawn(x, y)
         self._remember(len(y), drawn)
-        made = [between(x, part, truncate=self.compatible) for part in drawn]
-        labels = [y, *(np.full(len(part.a), part.label, dtype=y.dtype) for part in drawn)]
-        rows = sparse.vstack([x, *made], format=x.format) if sparse.issparse(x) else np.concatenate([x, *made])
-        return rows, np.concatenate(labels)
+        labels = np.concatenate([y, *(np.full(len(part.a), part.label, dtype=y.dtype) for part in drawn)])
+        if sparse.issparse(x):
+            made = [between(x, part, truncate=self.compatible) for part in drawn]
+            return sparse.vstack([x, *made], format=x.format), labels
+        rows = np.empty((len(labels), x.shape[1]), dtype=x.dtype)
+        rows[: len(y)] = x
+        start = len(y)
+        for part in drawn:
+            between(x, part, truncate=self.compatible, into=rows[start : start + len(part.a)])
+            start += len(part.a)
+        return rows, labels
 
 
 def search_for(wanted: Any, itself: int = 1) -> Any:
