@@ -23,8 +23,8 @@ from tasks.rebalance.plan import Plan, by_difficulty, copies, pooled
 from tasks.rebalance.sampler import Sampler, settled, take
 from tasks.rebalance.search import nearest, neighbors
 
-CHUNK_BYTES = 4 << 20
-"""Values of synthetic rows that are computed at once: what fits into a processor's cache."""
+CHUNK_BYTES = 256 << 10
+"""Values of synthetic rows that are computed at once: some arrays of these fit into a processor's second cache."""
 
 OVER: dict[str, list[Any]] = {
     "sampling_strategy": [
@@ -95,7 +95,7 @@ def between(x: Any, drawn: Drawn, *, truncate: bool, into: NDArray[Any] | None =
         part = slice(start, start + rows)
         base, other = x[drawn.a[part]], x[drawn.b[part]]
         if not truncate:
-            base, other = base.astype(np.float64), other.astype(np.float64)
+            base, other = base.astype(np.float64, copy=False), other.astype(np.float64, copy=False)
         other = other - base
         if drawn.twist is not None:
             other *= drawn.twist[part, None]
