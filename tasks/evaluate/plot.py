@@ -180,7 +180,7 @@ def _forest(sheet: Sheet, lines: list[dict[str, Any]], measure: Measure, left: f
     axes = sheet.axes(left, top + 28, width, _LINE * len(lines) + 8)
     found = [(row, line) for row, line in enumerate(lines) if "measures" in line]
     ends = [line["measures"][measure.key]["differences"][NONE] for _, line in found]
-    most = max(1e-9, *(abs(end[key]) for end in ends for key in ("low", "high"))) * 1.08
+    most = max(0.01, *(abs(end[key]) for end in ends for key in ("low", "high"))) * 1.08
     axes.set_xlim(-most, most)
     axes.set_ylim(len(lines) - 0.2, -0.8)
     axes.axvspan(*((0, most) if measure.higher_is_better else (-most, 0)), color="#F1F1F1", lw=0)

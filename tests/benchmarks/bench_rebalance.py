@@ -39,7 +39,7 @@ def run() -> list[Measurement]:
                 note += f"; recall {own['recall']:.4f}"
             found.append(
                 Measurement(
-                    case.rsplit("-", 1)[0] + ("" if who == "ours" else ", compatible"),
+                    case.split("-")[0] + (", 0/1 columns" if "ties" in case else "") + ("" if who == "ours" else ", compatible"),
                     f"{small:,} ({large:,}) x {columns}" if large else f"{small:,} x {columns}",
                     own["seconds"],
                     "scikit-learn kneighbors" if not large else "imbalanced-learn",
