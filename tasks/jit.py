@@ -33,5 +33,18 @@ def _bit_count(instruction: str) -> Callable[[np.uint64], int]:
     return cast("Callable[[np.uint64], int]", intrinsic(typed))
 
 
+def _population_count() -> Callable[[np.uint64], np.uint64]:
+    """A kernel's door to LLVM's count of the set bits of a uint64: one instruction, over vectors too where there is."""
+
+    def typed(_: Any, word: Any) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.ctpop(arguments[0])
+
+        return types.uint64(types.uint64), emit
+
+    return cast("Callable[[np.uint64], np.uint64]", intrinsic(typed))
+
+
 trailing_zeros = _bit_count("cttz")
 leading_zeros = _bit_count("ctlz")
+population_count = _population_count()

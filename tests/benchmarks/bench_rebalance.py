@@ -29,6 +29,7 @@ def run() -> list[Measurement]:
     found: list[Measurement] = []
     for case, (small, large, columns) in SETTINGS.items():
         peer = measured("peer", case, 1 if case in SLOW else 3)
+        name = case.split("-")[0] + (", 0/1 columns" if "ties" in case else "")
         for who in ("ours", "compatible") if case in COMPATIBLE else ("ours",):
             own = measured(who, case, 3)
             note = (
@@ -39,7 +40,7 @@ def run() -> list[Measurement]:
                 note += f"; recall {own['recall']:.4f}"
             found.append(
                 Measurement(
-                    case.split("-")[0] + (", 0/1 columns" if "ties" in case else "") + ("" if who == "ours" else ", compatible"),
+                    name + ("" if who == "ours" else ", compatible"),
                     f"{small:,} ({large:,}) x {columns}" if large else f"{small:,} x {columns}",
                     own["seconds"],
                     "scikit-learn kneighbors" if not large else "imbalanced-learn",
