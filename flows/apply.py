@@ -18,9 +18,9 @@ from schemas.errors import BinmillError, QueryError
 from schemas.recipe import Features, Recipe, TableSource
 from schemas.tables import BINARIES, feature_groups
 from tasks.binarize.embedding import Embedding
-from tasks.binarize.methods import Binarizer
 from tasks.binarize.task import code_columns, load_binarizers, load_embedding
 from tasks.build import code_digest, libraries
+from tasks.codes.binarizer import Binarizer
 from tasks.extract.isolation import IsolatedParser
 from tasks.extract.layout import FEATURE_SETS
 from tasks.query.dataset import Dataset

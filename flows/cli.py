@@ -356,15 +356,34 @@ def search(
     dataset: DatasetArgument,
     like: Annotated[str, typer.Option(help="A file, or the id of a row (or its beginning).")],
     k: Annotated[int, typer.Option("-k", min=1, help="How many neighbours.")] = 10,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SQL",
+            help="Only rows that meet a condition on labels, binaries and splits, as \"format = 'pe'\".",
+        ),
+    ] = None,
     method: Annotated[str | None, typer.Option(help="Binarizer; default: the one with the best recall.")] = None,
+    rescore: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Look closer, by int8 vectors, at this many times K rows. Default: 4 where the dataset keeps vectors "
+            "(binarizing.rescoring), else 0.",
+        ),
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Row groups searched at once.")] = 1,
     as_json: JSON = False,
 ) -> None:
-    """Find the rows most like a file or a row, by their bit codes."""
+    """Find the rows most like a file or a row, by their bit codes.
+
+    'information' is the mutual information of both rows' bits, in nats a bit (0.69: they tell each other's).
+    """
     from flows.search import neighbours
     from flows.show import rows
     from tasks.query.dataset import open_dataset
 
-    table = neighbours(open_dataset(dataset), like, k, method)
+    table = neighbours(open_dataset(dataset), like, k, method, rescore=rescore, where=where, threads=threads)
     if as_json:
         _print_json(table.to_pylist())
     else:

@@ -1,4 +1,4 @@
-"""Nearest rows to a file or to a row, by their bit codes."""
+"""Nearest rows to files, rows or vectors, by their bit codes."""
 
 from pathlib import Path
 from typing import Any
@@ -10,15 +10,25 @@ from numpy.typing import NDArray
 from flows.apply import load_fitted, recipe_of, selected_values
 from schemas.errors import QueryError
 from schemas.tables import SPLITS
-from tasks.binarize.task import feature_matrix, nearest
+from tasks.binarize.task import feature_matrix
 from tasks.extract.isolation import IsolatedParser
+from tasks.query.codes import CodeIndex
 from tasks.query.dataset import Dataset
 from tasks.query.sql import query
 from tasks.query.trace import resolve_id
-from tasks.shards import Shard, find_rows
+from tasks.shards import find_rows
 
 
-def neighbours(dataset: Dataset, like: str, k: int, method: str | None = None) -> Any:
+def neighbours(
+    dataset: Dataset,
+    like: str,
+    k: int,
+    method: str | None = None,
+    *,
+    rescore: int | None = None,
+    where: str | None = None,
+    threads: int = 1,
+) -> Any:
     """The k nearest rows, nearest first, with their labels: an Arrow table.
 
     Parameters
@@ -27,28 +37,32 @@ def neighbours(dataset: Dataset, like: str, k: int, method: str | None = None) -
         Path of a file, or id of a row (or its beginning); a file goes before.
     method
         Binarizer; by default the one whose measured recall is best.
+    rescore, where, threads
+        As of `CodeIndex`.
 
     Raises
     ------
     QueryError
         Neither a file nor a row; or the method is not in the dataset.
     """
+    index = CodeIndex(dataset, method, threads=threads)
+    hits = index.search(embedded(dataset, like), k, rescore=rescore, where=where)
+    rows = [
+        {"sample_id": sample, "split": split, "distance": float(far), "information": float(shared)}
+        for sample, split, far, shared in zip(
+            hits.ids[0], hits.splits[0], hits.distances[0], hits.information[0], strict=True
+        )
+        if sample is not None
+    ]
+    return _with_labels(dataset, rows, index.method)
+
+
+def embedded(dataset: Dataset, like: str) -> NDArray[np.float32]:
+    """A file or a row as a query: float32[1, d], embedded as the dataset's rows are."""
     fitted = load_fitted(dataset)
-    binarizers = fitted.binarizers
-    method = method or _best(dataset) or next(iter(binarizers))
-    if method not in binarizers:
-        raise QueryError(f"--method {method}: not in this dataset", f"choose from {', '.join(binarizers)}")
     path = Path(like)
     row = _of_file(dataset, path, fitted.names) if path.is_file() else _of_row(dataset, like)
-    vector = fitted.embedding.transform(row[None, :])[0]
-    codes = [Shard(s.path, s.sha256, s.size, s.rows) for s in dataset.manifest.tables.get("codes", [])]
-    found = nearest(dataset.root, codes, binarizers[method], vector, k)
-    return _with_labels(dataset, found, method)
-
-
-def _best(dataset: Dataset) -> str | None:
-    rows = dataset.manifest.summary.get("recall") or []
-    return max(rows, key=lambda row: row["recall"])["method"] if rows else None
+    return fitted.embedding.transform(row[None, :])
 
 
 def _of_file(dataset: Dataset, path: Path, names: list[str]) -> NDArray[np.float32]:
@@ -79,13 +93,19 @@ def _of_row(dataset: Dataset, like: str) -> NDArray[np.float32]:
     )
 
 
-def _with_labels(dataset: Dataset, found: Any, method: str) -> Any:
-    """Add each hit's label, and where it was first found."""
-    ids = ", ".join(f"'{sample}'" for sample in found.column("sample_id").to_pylist())
-    if not ids:
-        return found
+def _with_labels(dataset: Dataset, found: list[dict[str, Any]], method: str) -> Any:
+    """Each hit with its label, and where it was first found: an Arrow table."""
+    schema = pa.schema(
+        [
+            ("distance", pa.float64()), ("information", pa.float64()), ("label", pa.string()), ("split", pa.string()),
+            ("sample_id", pa.string()), ("found_in", pa.string()), ("method", pa.string()),
+        ]
+    )  # fmt: skip
+    if not found:
+        return pa.Table.from_pylist([], schema)
+    ids = ", ".join(f"'{row['sample_id']}'" for row in found)
     labels = {
-        r["sample_id"]: r
+        r["sample_id"]: r["label"]
         for r in query(dataset, f"SELECT sample_id, label FROM labels WHERE sample_id IN ({ids})").to_pylist()
     }
     places: dict[str, str] = {}
@@ -97,10 +117,7 @@ def _with_labels(dataset: Dataset, found: Any, method: str) -> Any:
         )
         places = {r["sha256"]: r["place"] for r in query(dataset, sql).to_pylist()}
     rows = [
-        {
-            "distance": row["distance"], "label": labels[row["sample_id"]]["label"], "split": row["split"],
-            "sample_id": row["sample_id"], "found_in": places.get(row["sample_id"]), "method": method,
-        }
-        for row in found.to_pylist()
-    ]  # fmt: skip
-    return pa.Table.from_pylist(rows)
+        row | {"label": labels[row["sample_id"]], "found_in": places.get(row["sample_id"]), "method": method}
+        for row in found
+    ]
+    return pa.Table.from_pylist(rows, schema)

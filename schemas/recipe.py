@@ -458,14 +458,29 @@ class Evaluation(Model):
 
 
 class Binarizing(Model):
-    """Bit codes of the standardised, PCA-reduced selected features."""
+    """Bit codes of an embedding of the selected features."""
 
-    methods: tuple[Literal["median", "itq", "rabitq"], ...] = ("median", "itq", "rabitq")
+    embedding: Literal["pca", "columns"] = "pca"
+    """`pca`: the selected columns standardised, and their principal components; `columns`: these columns as they are,
+    as for vectors that a model made."""
     dimensions: int = Field(default=32, ge=2, le=4096)
-    """Principal components of the embedding (at most the number of selected features and of rows),
-    and so the bits of a code."""
+    """Principal components (at most the number of selected features and of rows)."""
+    methods: tuple[
+        Literal["auto", "sign", "median", "simhash", "itq", "rabitq", "residual", "selected", "kernel"], ...
+    ] = ("median", "itq", "rabitq")
+    """How bits are made. `auto`, alone: what measures best on held-out rows of train within `budget`."""
+    bits: int | None = Field(default=None, ge=1, le=65_536)
+    """Of a code; null: one for each dimension (and plane)."""
+    budget: int | None = Field(default=None, ge=3)
+    """Bytes that a row may take by `auto`; null: two bits a dimension, and two scalars."""
+    rotation: Literal["axes", "random", "itq"] | None = None
+    """Of rabitq, residual and kernel; null: random (for kernel ITQ, as far as its features reach)."""
+    planes: int = Field(default=2, ge=1, le=8)
+    """Bit planes of residual."""
     iterations: int = Field(default=50, ge=1)
     """Rotations of ITQ."""
+    rescoring: bool = False
+    """Keep the embedding as int8 beside the codes: a search then looks closer at the nearest codes."""
     neighbors: int = Field(default=10, ge=1)
     """k of the recall@k that is reported."""
 
@@ -474,6 +489,8 @@ class Binarizing(Model):
     def _once_each(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value or len(set(value)) != len(value):
             raise ValueError("name at least one method, and each only once")
+        if "auto" in value and len(value) > 1:
+            raise ValueError("auto chooses one method: name it alone")
         return value
 
 

@@ -1,6 +1,6 @@
 """Arrow schemas of the tables of a dataset. A row's identity is a content hash in hexadecimal."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -228,15 +228,27 @@ these are. Of equally common values the first in order counts. The schema's meta
 `nominal`, one to a line."""
 
 
-def codes_schema(methods: tuple[str, ...], bits: int) -> Any:
-    """One sample's bit codes: `fixed_size_binary[ceil(bits / 8)]` per method, packed little-endian.
+def codes_schema(codes: Mapping[str, int], estimated: Collection[str] = (), dimensions: int = 0) -> Any:
+    """One sample's bit codes: `fixed_size_binary` for each method, plane after plane, each packed little-endian.
 
-    RaBitQ also needs two scalars a row: the norm of the centred vector and its factor f = ‖y‖²/‖y‖₁.
+    Parameters
+    ----------
+    codes
+        Bytes of a code by method.
+    estimated
+        Methods whose distances are estimated: each row has two numbers more, which the method's tables in the fitted
+        table `binarizers` translate: the norm of the centred vector, and RaBitQ's factor f = ‖y‖² / ⟨y, v⟩.
+    dimensions
+        Components of the embedding where it is kept for rescoring: `vector` holds them as int8, to be multiplied by
+        `vector_scale`. 0: it is not.
     """
     fields = [pa.field("sample_id", pa.string(), nullable=False), pa.field("split", pa.string())]
-    for method in methods:
-        fields.append(pa.field(method, pa.binary((bits + 7) // 8), nullable=False))
-        if method == "rabitq":
-            fields.append(pa.field("rabitq_norm", pa.float32(), nullable=False))
-            fields.append(pa.field("rabitq_factor", pa.float32(), nullable=False))
+    for method, size in codes.items():
+        fields.append(pa.field(method, pa.binary(size), nullable=False))
+        if method in estimated:
+            fields.append(pa.field(f"{method}_norm", pa.uint8(), nullable=False))
+            fields.append(pa.field(f"{method}_factor", pa.uint8(), nullable=False))
+    if dimensions:
+        fields.append(pa.field("vector", pa.binary(dimensions), nullable=False))
+        fields.append(pa.field("vector_scale", pa.float32(), nullable=False))
     return pa.schema(fields)

@@ -2,7 +2,7 @@
 
 import importlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,13 @@ class Workplace:
     item: Item
 
     def write(
-        self, path: str, schema: Any, batches: Iterable[Any], row_group_rows: int | None = None, *, raw: bool = False
+        self,
+        path: str,
+        schema: Any,
+        batches: Iterable[Any],
+        row_group_rows: int | None = None,
+        *,
+        raw: bool | Collection[str] = False,
     ) -> Shard:
         """Write one shard of this item; it carries the item's provenance."""
         return write_shard(

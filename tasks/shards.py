@@ -5,13 +5,15 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from pyarrow import dataset
 
 from schemas.errors import DatasetError
@@ -19,6 +21,12 @@ from schemas.provenance import METADATA_KEY, Provenance
 
 STATE = ".binmill"
 """Folder inside a dataset for what only binmill needs: journal, lock, partial states."""
+
+
+WHOLE = 1 << 30
+"""Bytes or rows of a page that holds a whole row group's column."""
+PAGE_HEADER = 48
+"""Bytes that the header of one page takes at most; of two pages, headers would lie between the values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +142,7 @@ def write_shard(
     *,
     row_group_rows: int = 65_536,
     zstd_level: int = 3,
-    raw: bool = False,
+    raw: bool | Collection[str] = False,
 ) -> Shard:
     """Write record batches (or tables) as one Parquet file: temporary file, fsync, rename.
 
@@ -151,7 +159,8 @@ def write_shard(
     row_group_rows, zstd_level
         Rows in a row group; compression level.
     raw
-        Store the bytes as they are, without compression, dictionaries and statistics: read at the memory's speed.
+        Columns (True: all) whose bytes are stored as they are, without compression, dictionaries and statistics, in
+        one page a row group: they can be mapped into memory (`mapped`), and are read at its speed.
 
     Raises
     ------
@@ -169,12 +178,9 @@ def write_shard(
             with pq.ParquetWriter(
                 pa.PythonFile(sink, mode="w"),
                 schema,
-                compression="none" if raw else "zstd",
-                compression_level=None if raw else zstd_level,
-                use_dictionary=not raw,
-                write_statistics=not raw,
                 write_page_checksum=True,
                 store_schema=True,
+                **_layout(schema.names, raw, zstd_level),
             ) as writer:
                 for group in _row_groups(schema, batches, row_group_rows):
                     writer.write_table(group, row_group_size=row_group_rows)
@@ -192,6 +198,24 @@ def write_shard(
     finally:
         temporary.unlink(missing_ok=True)
     return Shard(path, sink.sha256.hexdigest(), sink.size, rows)
+
+
+def _layout(names: Sequence[str], raw: bool | Collection[str], zstd_level: int) -> dict[str, Any]:
+    """What the Parquet writer is told of compression, dictionaries, statistics and pages."""
+    if raw is False:
+        return {
+            "compression": "zstd",
+            "compression_level": zstd_level,
+            "use_dictionary": True,
+            "write_statistics": True,
+        }
+    pages = {"data_page_size": WHOLE, "max_rows_per_page": WHOLE, "use_dictionary": False}
+    if raw is True:
+        return pages | {"compression": "none", "write_statistics": False}
+    cooked = [name for name in names if name not in raw]
+    kinds = {name: "zstd" if name in cooked else "none" for name in names}
+    levels = dict.fromkeys(cooked, zstd_level)
+    return pages | {"compression": kinds, "compression_level": levels, "write_statistics": cooked}
 
 
 def _row_groups(schema: Any, batches: Iterable[Any], rows: int) -> Iterator[Any]:
@@ -236,6 +260,21 @@ def read_shard(root: Path, path: str, columns: Sequence[str] | None = None) -> A
         raise DatasetError(
             f"{place}: cannot read the shard: {error}", "run the recipe again: what is missing is made anew"
         ) from error
+
+
+def mapped(path: Path, group: int, column: str, width: int) -> NDArray[np.uint8] | None:
+    """A column of one row group as it lies in the file, uint8[rows, width]: a view, nothing is read before it is used.
+
+    None where it does not lie there as plain bytes of that width in one page: as written with `raw`, it does.
+    """
+    about = pq.read_metadata(path)
+    rows = about.row_group(group).num_rows
+    chunk = about.row_group(group).column(about.schema.to_arrow_schema().get_field_index(column))
+    header = chunk.total_compressed_size - rows * width
+    plain = chunk.compression == "UNCOMPRESSED" and chunk.dictionary_page_offset is None
+    if not rows or not plain or not 0 < header <= PAGE_HEADER:
+        return None
+    return np.memmap(path, np.uint8, "r", chunk.data_page_offset + header, (rows, width))
 
 
 def find_rows(path: Path, key: str, value: str, columns: Sequence[str] | None = None) -> Any:

@@ -1,34 +1,38 @@
-"""The embedding that is binarized: standardised columns, reduced to principal components."""
+"""The embedding that is binarized: standardised columns reduced to principal components, or columns as they are."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.binarize.rotation import product
+from tasks.codes.rotation import product
 
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """A fitted map from p columns to d components.
+    """A fitted map from p columns to d components: the columns as they are, or their principal components.
 
     Attributes
     ----------
     mean, scale
         float64[p], from train.
     components
-        float64[p, d], orthonormal columns, largest variance first.
-    variance
-        float64[d], variance of each component on train.
+        float64[p, d], orthonormal columns, largest variance first; None: the columns as they are.
     """
 
     mean: NDArray[np.float64]
     scale: NDArray[np.float64]
-    components: NDArray[np.float64]
-    variance: NDArray[np.float64]
+    components: NDArray[np.float64] | None
+
+    @property
+    def dimensions(self) -> int:
+        """Components of an embedded row."""
+        return len(self.mean) if self.components is None else self.components.shape[1]
 
     def transform(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """float32[n, p] to float32[n, d]. A missing or infinite value counts as the training mean."""
+        if self.components is None:
+            return np.where(np.isfinite(x), x, self.mean.astype(np.float32))
         standard = (x.astype(np.float64) - self.mean) / self.scale
         standard[~np.isfinite(standard)] = 0.0
         return product(standard, self.components).astype(np.float32)

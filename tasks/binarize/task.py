@@ -2,7 +2,8 @@
 
 import hashlib
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from schemas.tables import SPLITS, codes_schema
-from tasks.binarize.distances import exact_top_k, hamming_top_k, rabitq_top_k, recall
+from tasks.binarize.choosing import LEAST_ROWS, RESCORED, choose
 from tasks.binarize.embedding import Embedding, principal_components
-from tasks.binarize.methods import Binarizer, fit_itq, fit_median, fit_rabitq
-from tasks.binarize.rotation import unpack
+from tasks.binarize.fitting import Options
+from tasks.binarize.fitting import fit as fit_binarizer
 from tasks.build import Build
+from tasks.codes.binarizer import BINARIZERS, Binarizer, from_table
+from tasks.codes.rescore import exact_top_k, quantise, recall, rescored
+from tasks.codes.search import ask, distance, nearest_codes
 from tasks.items import Item, Receipt, Step, Workplace
-from tasks.shards import Shard, fitted_path, read_shard, table_path
+from tasks.shards import fitted_path, read_shard, table_path
 
 FIT_ROWS = 65_536
 """Rows of train that rotations and thresholds are fitted on: those with the smallest keyed hash of their id."""
@@ -34,18 +38,23 @@ EMBEDDING: Any = pa.schema(
         pa.field("components", pa.list_(pa.float64()), nullable=False),
     ]
 )
-BINARIZERS: Any = pa.schema(
+CHOICE: Any = pa.schema(
     [
         pa.field("method", pa.string(), nullable=False),
-        pa.field("dimension", pa.int32(), nullable=False),
-        pa.field("shift", pa.float64(), nullable=False),
-        pa.field("rotation", pa.list_(pa.float64()), nullable=False),
+        pa.field("rotation", pa.string(), nullable=False),
+        pa.field("bits", pa.int32(), nullable=False),
+        pa.field("planes", pa.int32(), nullable=False),
+        pa.field("bytes", pa.int32(), nullable=False),
+        pa.field("recall", pa.float64(), nullable=False),
+        pa.field("rescored", pa.float64(), nullable=False),
+        pa.field("chosen", pa.bool_(), nullable=False),
     ]
 )
-"""Fitted binarizers: row (method, i) holds shift[i] and rotation[i, :]."""
+"""Fitted: what `auto` measured on held-out rows of train."""
 RECALL: Any = pa.schema(
     [
         pa.field("method", pa.string(), nullable=False),
+        pa.field("rotation", pa.string(), nullable=False),
         pa.field("distance", pa.string(), nullable=False),
         pa.field("bits", pa.int32(), nullable=False),
         pa.field("bytes", pa.int32(), nullable=False),
@@ -53,8 +62,10 @@ RECALL: Any = pa.schema(
         pa.field("queries", pa.int32(), nullable=False),
         pa.field("base", pa.int32(), nullable=False),
         pa.field("recall", pa.float64(), nullable=False),
+        pa.field("rescored", pa.float64(), nullable=False),
     ]
 )
+"""Fitted: recall@k by code alone, and after the 4k nearest by code are ranked by int8 vectors (d + 4 bytes a row)."""
 
 
 def build(build: Build) -> None:
@@ -64,12 +75,9 @@ def build(build: Build) -> None:
     scaler = build.shards("screen.scale", "scaler")[0]
     by_split = {split: build.shards("screen.apply", split) for split in SPLITS}
     train = by_split["train"]
-    config = {
-        "methods": list(options.methods),
-        "dimensions": options.dimensions,
-        "iterations": options.iterations,
-        "seed": recipe.seed,
-    }
+    config = options.model_dump(mode="json", exclude={"neighbors", "rescoring"}) | {"seed": recipe.seed}
+    if "auto" in options.methods:
+        config |= {"k": options.neighbors, "rescored": options.rescoring}
     p = scaler.rows
     sample = min(FIT_ROWS, sum(s.rows for s in train))
     memory = 8 * p * (4 * p + 4 * sample) + 4 * p * max(s.rows for s in train) + 256 * 2**20
@@ -89,18 +97,18 @@ def build(build: Build) -> None:
     items: list[Item] = []
     for split, shards in by_split.items():
         for n, shard in enumerate(shards, 1):
+            config = {"split": split, "rescoring": options.rescoring}
             items.append(
                 build.item(
                     "binarize", "encode", f"{split}, shard {n} of {len(shards)}",
-                    config={"split": split, "methods": list(options.methods)},
-                    inputs=[shard.sha256, *(s.sha256 for s in fitted)],
-                    args={"split": split, "methods": list(options.methods), "examples": shard.path} | paths,
+                    config=config, inputs=[shard.sha256, *(s.sha256 for s in fitted)],
+                    args=config | {"examples": shard.path} | paths,
                     weight=shard.rows, memory=32 * p * shard.rows + 256 * 2**20,
                 )
             )  # fmt: skip
     build.compute(items)
     asking = [*by_split["validation"], *by_split["test"]]
-    config = {"k": options.neighbors, "methods": list(options.methods), "seed": recipe.seed}
+    config = {"k": options.neighbors, "seed": recipe.seed}
     build.compute(
         [
             build.item(
@@ -148,63 +156,55 @@ def fit(place: Workplace) -> Receipt:
     """Fit the embedding and each binarizer on real rows of train."""
     args, key = place.item.args, place.item.key
     scaler = read_shard(place.root, args["scaler"])
-    covariance = np.stack([np.asarray(row) for row in scaler.column("covariance").to_pylist()])
-    components, variance = principal_components(covariance, args["dimensions"])
-    embedding = Embedding(scaler.column("mean").to_numpy(), scaler.column("scale").to_numpy(), components, variance)
+    components = None
+    if args["embedding"] == "pca":
+        covariance = np.stack([np.asarray(row) for row in scaler.column("covariance").to_pylist()])
+        components, _ = principal_components(covariance, args["dimensions"])
+    embedding = Embedding(scaler.column("mean").to_numpy(), scaler.column("scale").to_numpy(), components)
     _, rows = sample_rows(place.root, args["train"], FIT_ROWS, args["seed"], "fit")
     vectors = embedding.transform(rows)
-    fitters = {
-        "median": lambda: fit_median(vectors),
-        "itq": lambda: fit_itq(vectors, args["seed"], args["iterations"]),
-        "rabitq": lambda: fit_rabitq(vectors, args["seed"]),
-    }
     table = pa.Table.from_pylist(
         [
             {
                 "feature": name,
                 "mean": embedding.mean[i],
                 "scale": embedding.scale[i],
-                "components": components[i],
+                "components": [] if components is None else components[i],
             }
             for i, name in enumerate(scaler.column("feature").to_pylist())
         ],
         EMBEDDING,
     )
-    fitted = [fitters[method]() for method in args["methods"]]
-    binarizers = pa.Table.from_pylist(
-        [
-            {"method": b.method, "dimension": i, "shift": b.shift[i], "rotation": b.rotation[i]}
-            for b in fitted
-            for i in range(len(b.shift))
-        ],
-        BINARIZERS,
-    )
-    shards = [
-        place.write(fitted_path("embedding", key), EMBEDDING, [table]),
-        place.write(fitted_path("binarizers", key), BINARIZERS, [binarizers]),
-    ]
-    return place.receipt(shards, dimensions=components.shape[1])
+    options = Options(args["rotation"], planes=args["planes"], iterations=args["iterations"])
+    shards = [place.write(fitted_path("embedding", key), EMBEDDING, [table])]
+    if args["methods"] == ["auto"] and len(vectors) >= LEAST_ROWS:
+        choice = choose(
+            vectors, budget=args["budget"], k=args["k"], seed=args["seed"], rescored=args["rescored"],
+            iterations=args["iterations"],
+        )  # fmt: skip
+        measured = [asdict(m) | {"chosen": i == choice.chosen} for i, m in enumerate(choice.measured)]
+        shards.append(place.write(fitted_path("choice", key), CHOICE, [pa.Table.from_pylist(measured, CHOICE)]))
+        fitted = [choice.binarizer]
+    else:  # too few rows to measure on: what is best of most vectors
+        methods = ["rabitq" if method == "auto" else method for method in args["methods"]]
+        fitted = [fit_binarizer(m, vectors, bits=args["bits"], seed=args["seed"], options=options) for m in methods]
+    shards.append(place.write(fitted_path("binarizers", key), BINARIZERS, [b.table() for b in fitted]))
+    return place.receipt(shards, dimensions=embedding.dimensions)
 
 
 def load_embedding(root: Path, path: str) -> tuple[list[str], Embedding]:
     """A fitted embedding and the names of the columns it takes."""
     table = read_shard(root, path)
-    components = np.stack([np.asarray(row) for row in table.column("components").to_pylist()])
+    components = np.stack([np.asarray(row, dtype=np.float64) for row in table.column("components").to_pylist()])
     return table.column("feature").to_pylist(), Embedding(
-        table.column("mean").to_numpy(), table.column("scale").to_numpy(), components, np.zeros(0)
+        table.column("mean").to_numpy(), table.column("scale").to_numpy(), components if components.shape[1] else None
     )
 
 
 def load_binarizers(root: Path, path: str) -> dict[str, Binarizer]:
     """The fitted binarizers by method."""
     table = read_shard(root, path)
-    found: dict[str, Binarizer] = {}
-    for method in dict.fromkeys(table.column("method").to_pylist()):
-        rows = [row for row in table.to_pylist() if row["method"] == method]
-        found[method] = Binarizer(
-            method, np.array([r["shift"] for r in rows]), np.stack([np.asarray(r["rotation"]) for r in rows])
-        )
-    return found
+    return {method: from_table(table, method) for method in table.column("method").to_pylist()}
 
 
 def _fitted(place: Workplace) -> tuple[Embedding, dict[str, Binarizer]]:
@@ -218,24 +218,35 @@ def encode(place: Workplace) -> Receipt:
     embedding, binarizers = _fitted(place)
     table = read_shard(place.root, args["examples"])
     vectors = embedding.transform(feature_matrix(table))
-    columns: list[Any] = [
-        table.column("sample_id"),
-        pa.array([args["split"]] * len(vectors), pa.string()),
-        *code_columns({method: binarizers[method] for method in args["methods"]}, vectors).values(),
-    ]
-    schema = codes_schema(tuple(args["methods"]), vectors.shape[1])
-    shard = place.write(table_path("codes", place.item.key), schema, [pa.Table.from_arrays(columns, schema=schema)])
+    schema = codes_schema(
+        {method: b.bytes for method, b in binarizers.items()},
+        [method for method, b in binarizers.items() if b.estimates],
+        embedding.dimensions if args["rescoring"] else 0,
+    )
+    columns = code_columns(binarizers, vectors, rescoring=args["rescoring"])
+    columns |= {
+        "sample_id": table.column("sample_id"),
+        "split": pa.array([args["split"]] * len(vectors), pa.string()),
+    }
+    made = pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
+    mapped = [*binarizers, *(["vector", "vector_scale"] if args["rescoring"] else [])]
+    shard = place.write(table_path("codes", place.item.key), schema, [made], raw=mapped)
     return place.receipt([shard], rows=len(vectors))
 
 
-def code_columns(binarizers: dict[str, Binarizer], vectors: NDArray[np.float32]) -> dict[str, Any]:
+def code_columns(
+    binarizers: Mapping[str, Binarizer], vectors: NDArray[np.float32], *, rescoring: bool = False
+) -> dict[str, Any]:
     """The code columns of embedded rows float32[n, d], by name: Arrow arrays as the codes table has them."""
     columns: dict[str, Any] = {}
     for method, binarizer in binarizers.items():
-        columns[method] = _fixed_binary(binarizer.encode(vectors))
-        if method == "rabitq":
-            norm, factor = binarizer.factors(vectors)
-            columns |= {"rabitq_norm": pa.array(norm), "rabitq_factor": pa.array(factor)}
+        encoded = binarizer.encode(vectors)
+        columns[method] = _fixed_binary(encoded.codes)
+        if binarizer.estimates:
+            columns |= {f"{method}_norm": pa.array(encoded.norms), f"{method}_factor": pa.array(encoded.factors)}
+    if rescoring:
+        small, scales = quantise(vectors)
+        columns |= {"vector": _fixed_binary(small.view(np.uint8)), "vector_scale": pa.array(scales)}
     return columns
 
 
@@ -255,61 +266,20 @@ def measure_recall(place: Workplace) -> Receipt:
         queries, base = embedding.transform(asking), embedding.transform(base_rows)
         k = min(args["k"], len(base))
         exact, _ = exact_top_k(queries, base, k)
-        for method in args["methods"]:
-            found, size = _search(binarizers[method], queries, base, k)
+        small = quantise(base)
+        for method, binarizer in binarizers.items():
+            found, _ = nearest_codes(binarizer, ask(binarizer, queries), binarizer.encode(base), RESCORED * k)
+            closer, _ = rescored(queries, found, *small, k)
             rows.append(
                 {
-                    "method": method, "distance": "estimated L2" if method == "rabitq" else "Hamming",
-                    "bits": base.shape[1], "bytes": size, "k": k, "queries": len(queries), "base": len(base),
-                    "recall": recall(found, exact),
+                    "method": method, "rotation": binarizer.rotation, "distance": distance(binarizer),
+                    "bits": binarizer.bits, "bytes": binarizer.stored, "k": k,
+                    "queries": len(queries), "base": len(base),
+                    "recall": recall(found[:, :k], exact), "rescored": recall(closer, exact),
                 }
             )  # fmt: skip
     table = pa.Table.from_pylist(rows, RECALL)
     return place.receipt([place.write(fitted_path("recall", place.item.key), RECALL, [table])])
-
-
-def _search(
-    binarizer: Binarizer, queries: NDArray[np.float32], base: NDArray[np.float32], k: int
-) -> tuple[NDArray[np.int64], int]:
-    """Neighbours by code, and bytes a row that takes."""
-    codes = binarizer.encode(base)
-    if binarizer.method != "rabitq":
-        return hamming_top_k(binarizer.encode(queries), codes, k)[0], codes.shape[1]
-    norms, factors = binarizer.factors(base)
-    signs = np.where(unpack(codes, base.shape[1]), np.float32(1), np.float32(-1))
-    return rabitq_top_k(binarizer.project(queries), signs, norms, factors, k)[0], codes.shape[1] + 8
-
-
-def nearest(root: Path, codes: list[Shard], binarizer: Binarizer, vector: NDArray[np.float32], k: int) -> Any:
-    """The k rows of a dataset nearest to one vector, shard by shard: an Arrow table, nearest first.
-
-    Parameters
-    ----------
-    vector
-        float32[d], embedded.
-    """
-    method = binarizer.method
-    query = vector[None, :]
-    best: list[dict[str, Any]] = []
-    for shard in codes:
-        columns = ["sample_id", "split", method]
-        if method == "rabitq":
-            columns += ["rabitq_norm", "rabitq_factor"]
-        table = read_shard(root, shard.path, columns)
-        width = table.schema.field(method).type.byte_width
-        flat = b"".join(table.column(method).to_pylist())
-        packed = np.frombuffer(flat, dtype=np.uint8).reshape(-1, width)
-        if method == "rabitq":
-            signs = np.where(unpack(packed, len(vector)), np.float32(1), np.float32(-1))
-            scalars = (table.column(n).to_numpy() for n in ("rabitq_norm", "rabitq_factor"))
-            ids, distances = rabitq_top_k(binarizer.project(query), signs, *scalars, k)
-        else:
-            ids, distances = hamming_top_k(binarizer.encode(query), packed, k)
-        found = table.take(pa.array(ids[0])).select(["sample_id", "split"]).to_pylist()
-        best += [row | {"distance": float(d)} for row, d in zip(found, distances[0], strict=True)]
-        best = sorted(best, key=lambda row: (row["distance"], row["sample_id"]))[:k]
-    schema = pa.schema([("sample_id", pa.string()), ("split", pa.string()), ("distance", pa.float64())])
-    return pa.Table.from_pylist(best, schema)
 
 
 STEPS: dict[str, Step] = {"fit": fit, "encode": encode, "recall": measure_recall}

@@ -111,7 +111,7 @@ def test_principal_components_are_scikit_learns_with_settled_signs(dimensions: i
 def test_a_missing_value_counts_as_the_training_mean() -> None:
     x = matrix()
     mean, scale = moments(x).scaler()
-    embedding = Embedding(mean, scale, np.eye(5), np.ones(5))
+    embedding = Embedding(mean, scale, np.eye(5))
     odd = x[:2].copy()
     odd[0, 1], odd[1, 3] = np.nan, np.inf
     found = embedding.transform(odd)
