@@ -23,6 +23,8 @@ UNROLLED = 32
 """Words of a code up to which a kernel of its own is compiled."""
 FEW = 4
 """Queries for which rows are read as they lie; for more, blocks of rows are turned first."""
+LEAST = 16_384
+"""Rows that a thread of its own is worth."""
 FAR = np.uint64(2**63)
 
 
@@ -168,7 +170,7 @@ def block_for(width: int) -> Words:
 
 def ranges(rows: int, threads: int) -> list[tuple[int, int]]:
     """Rows cut into at most so many ranges of equal length, none of them short."""
-    parts = max(1, min(threads, rows // 16_384))
+    parts = max(1, min(threads, rows // LEAST))
     return list(pairwise([rows * i // parts for i in range(parts + 1)]))
 
 

@@ -152,8 +152,8 @@ class CodeIndex:
             widths = {f.name: _width(f.type) for f in file.schema_arrow}
             if widths.get(self.method) != self.binarizer.bytes:
                 raise QueryError(
-                    f"{dataset.root / shard.path}: codes of {widths.get(self.method)} bytes where the fitted {self.method} "
-                    f"makes {self.binarizer.bytes}",
+                    f"{dataset.root / shard.path}: {self.method} has {widths.get(self.method)} bytes, the fitted "
+                    f"binarizer makes {self.binarizer.bytes}",
                     f"find the damage: binmill verify {dataset.root}",
                 )
             for group in range(file.num_row_groups):
