@@ -72,14 +72,15 @@ def report(console: Console, manifest: Manifest, root: Path, *, commands: bool =
         )
     if summary["recall"]:
         k = summary["recall"][0]["k"]
-        table = _table("Codes", "method", "bits", "bytes a row", f"recall@{k}", "queries", "rows searched",
-                       right=("bits", "bytes a row", f"recall@{k}", "queries", "rows searched"))  # fmt: skip
+        right = ("bits", "bytes a row", f"recall@{k}", "rescored", "queries", "rows searched")
+        table = _table("Codes", "method", *right, right=right)
         for r in summary["recall"]:
             table.add_row(
                 r["method"],
                 str(r["bits"]),
                 str(r["bytes"]),
                 f"{r['recall']:.3f}",
+                f"{r['rescored']:.3f}",
                 f"{r['queries']:,}",
                 f"{r['base']:,}",
             )

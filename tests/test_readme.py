@@ -77,6 +77,13 @@ def test_readmes_commands_work(tmp_path: Path) -> None:
                 assert "nothing was computed" in done.stdout
             if command.startswith("binmill verify"):
                 assert "all promises hold" in done.stdout
+        for code in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL):
+            done = subprocess.run(
+                [sys.executable, "-c", code],
+                cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=120,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr[-3000:]
+            assert done.stdout.strip()
     finally:
         for server in reversed(servers):
             server.terminate()

@@ -89,14 +89,15 @@ def card(recipe: Recipe, summary: dict[str, Any], rows: dict[str, int]) -> str:
             "",
             "## Codes",
             "",
-            "| method | bits | bytes a row | recall | k | queries | rows searched |",
+            "| method | rotation | bits | bytes a row | recall | rescored | k | queries | rows searched |",
         ]
-        parts += ["|---|---:|---:|---:|---:|---:|---:|"]
+        parts += ["|---|---|---:|---:|---:|---:|---:|---:|---:|"]
         parts += [
-            f"| {r['method']} | {r['bits']} | {r['bytes']} | {r['recall']:.3f} | {r['k']} | {r['queries']} | "
-            f"{r['base']} |"
+            f"| {r['method']} | {r['rotation']} | {r['bits']} | {r['bytes']} | {r['recall']:.3f} | "
+            f"{r['rescored']:.3f} | {r['k']} | {r['queries']} | {r['base']} |"
             for r in summary["recall"]
         ]
+        parts += ["", "Rescored: of the 4k nearest by code, the k nearest by int8 vectors (`binarizing.rescoring`)."]
     parts += ["", "## Query it", "", "```"]
     if "train" in rows:
         counts = (

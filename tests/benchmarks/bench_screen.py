@@ -33,8 +33,7 @@ from tasks.screen.pearson import correlate, joint_sums
 from tasks.screen.scores import score
 from tasks.screen.sketch import DEPTHS, Counter, Sketch, heavy, quantile_edges, quantiles, refine, refined, sketch
 from tasks.screen.tables import contingency
-from tests.benchmarks.bench_binarize import read_seconds
-from tests.benchmarks.report import Measurement, median_time
+from tests.benchmarks.report import Measurement, median_time, read_seconds
 
 SIZES = ((1_000, 64), (10_000, 32), (100_000, 8))
 """Rows, and columns."""

@@ -5,6 +5,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.jit import compiled
+
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
@@ -28,3 +33,17 @@ def median_time(function: Callable[[], object], repeats: int = 5) -> float:
         function()
         times.append(time.perf_counter() - start)
     return statistics.median(times)
+
+
+@compiled
+def _read(words: NDArray[np.uint64]) -> int:  # pragma: no cover - compiled
+    total = np.uint64(0)
+    for word in words:
+        total += word
+    return int(total)
+
+
+def read_seconds(size: int) -> float:
+    """Seconds that one thread takes to read `size` bytes from memory, by a sum over 256 MiB."""
+    words = np.ones(2**25, dtype=np.uint64)
+    return median_time(lambda: _read(words)) * size / words.nbytes

@@ -1,6 +1,7 @@
 """CodeIndex: a dataset's codes searched straight from Parquet, against all rows by brute force."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars
@@ -115,7 +116,8 @@ def test_hits_are_those_of_brute_force(
     # A row's int8 vector is nearest to the row; but of many rows with its code, not all are looked at.
     itself = closer.ids[:, 0] == np.array(ids, dtype=object)[::50]
     same = (coded.codes[::50, None] == coded.codes).all(axis=2).sum(axis=1)
-    assert (itself | (same > 40)).all()
+    if index.distance == "Hamming":
+        assert (itself | (same > 40)).all()
     assert itself.mean() > 0.7
     assert (closer.distances[itself, 0] < 0.01).all()
 
@@ -168,8 +170,8 @@ def test_neighbours_of_a_row_are_shown_with_their_labels(
 
 
 def test_auto_measures_and_says_what(mill: Mill, dataset: Dataset, tmp_path: Path) -> None:
-    recipe = dataset.manifest.recipe | {"binarizing": {"embedding": "columns", "methods": ["auto"], "budget": 10}}
-    recipe["sources"][0]["path"] = str(dataset.root.parent / "v.parquet")
+    recipe: dict[str, Any] = dict(dataset.manifest.recipe)
+    recipe["binarizing"] = {"embedding": "columns", "methods": ["auto"], "budget": 10}
     mill(recipe, tmp_path / "auto")
     made = open_dataset(tmp_path / "auto")
     choice = query(made, "SELECT * FROM fitted_choice").to_pylist()
