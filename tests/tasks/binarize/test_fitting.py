@@ -16,6 +16,7 @@ from tasks.binarize.fitting import FIT_ROWS, Options, fit, scale_table, with_pla
 from tasks.binarize.rotating import itq, principal, quantisation_error, rotated
 from tasks.codes.binarizer import METHODS, Binarizer, number
 from tasks.codes.packing import unpack, values
+from tasks.codes.search import ask, nearest_codes
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -326,3 +327,26 @@ def test_more_rows_than_are_fitted_on_are_thinned_evenly() -> None:
     x[::2] = 1
     x[1] = 1e6  # among the rows left out
     assert fit("rabitq", x).shift[0] <= 1
+
+
+def test_rare_short_rows_are_not_near_to_every_query() -> None:
+    """Their scalars lie far outside the others': numbers of a byte must not lift them up."""
+    random = np.random.default_rng(0)
+    x = random.standard_normal((4000, 64)).astype(np.float32)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    short = np.arange(0, 4000, 2000)
+    x[short] *= np.float32(0.05)
+    queries = (x[1:4000:40] + 0.05 * random.standard_normal((100, 64))).astype(np.float32)
+    for planes in (1, 2):
+        binarizer = fit("residual", x, options=Options("random", planes=planes))
+        asked, rows = ask(binarizer, queries), binarizer.encode(x)
+        found, squared = nearest_codes(binarizer, asked, rows, 10)
+        codes, (norms, factors) = binarizer.measure(x)
+        projected = binarizer.project(queries).astype(np.float64)
+        inner = projected @ values(codes, binarizer.width, binarizer.weights).T
+        exact = (projected**2).sum(axis=1)[:, None] + norms**2 - 2 * factors * inner
+        best = np.argsort(exact, axis=1)[:, :10]
+        shared = np.mean([len(np.intersect1d(a, b)) for a, b in zip(found, best, strict=True)]) / 10
+        assert shared > 0.95
+        np.testing.assert_allclose(squared[:, 0], exact.min(axis=1), atol=0.03)
+        assert np.isin(found, short).sum() == np.isin(best, short).sum()
