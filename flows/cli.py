@@ -482,6 +482,53 @@ def evaluate(
         out.print(f"[bold]{word}[/] {escape(str(folder / name))}", soft_wrap=True)
 
 
+@app.command("bench-codes")
+def bench_codes(
+    vectors: Annotated[Path, typer.Argument(metavar="VECTORS", help=".npy, Parquet, Arrow or CSV.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for codes.json, codes.parquet and codes.svg (a plot)."),
+    ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="Column of the vectors (lists of one length, or numbers); may be repeated. Default: all."),
+    ] = None,
+    bits: Annotated[
+        list[int] | None, typer.Option(min=1, max=65_536, help="Bits of a row; may be repeated. [64, 128, 256, 512]")
+    ] = None,
+    method: Annotated[list[str] | None, typer.Option(help="Only this binarizer; may be repeated.")] = None,
+    rows: Annotated[int, typer.Option(min=50, help="Sample of so many rows.")] = 50_000,
+    k: Annotated[int, typer.Option("-k", min=1, help="Neighbours.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all randomness.")] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of a search.")] = 1,
+    as_json: JSON = False,
+) -> None:
+    """Which bit codes hold these vectors best? Every binarizer at every budget of bits.
+
+    Reports recall against bytes (by code alone, and rescored by int8 vectors), rates of encoding and search, and what
+    noise does to them. Rows that ask are neither searched nor fitted on.
+    """
+    from flows.bench_codes import BUDGETS, METHODS, PLOT, REPORT, write
+    from flows.bench_codes import bench_codes as compared
+    from flows.progress import shown
+    from flows.show_bench_codes import console_report
+
+    with shown(err) as progress:
+        report = compared(
+            vectors, columns=column or (), rows=rows, bits=bits or BUDGETS, methods=method or METHODS, k=k,
+            seed=seed, threads=threads, progress=progress,
+        )  # fmt: skip
+    if output is not None:
+        write(report, output)
+    if as_json:
+        _print_json(report)
+        return
+    out.print("", console_report(report, out.width), "", sep="\n")
+    if output is not None:
+        for word, name in (("Report", REPORT), ("Plot  ", PLOT)):
+            out.print(f"[bold]{word}[/] {escape(str(output / name))}", soft_wrap=True)
+
+
 @app.command()
 def verify(dataset: DatasetArgument, as_json: JSON = False) -> None:
     """Check every byte of a dataset against its manifest, and its promises against its rows.
