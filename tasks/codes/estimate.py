@@ -75,13 +75,17 @@ def _scan(width: int, planes: int, bits: int) -> Callable[..., None]:
         # rounded, in one order.
         rows = len(block) * GROUP
         last = ids.shape[1] - 1
+        squares, doubles = tables[0] * tables[0], np.float32(2) * tables[1]
         for start in range(0, len(codes), rows):
             here = min(rows, len(codes) - start)
             turn(codes[start : start + here], block)
-            for i in range(here):
-                norm = tables[0, norms[start + i]]
-                about[i // GROUP, 0, i % GROUP] = norm * norm
-                about[i // GROUP, 1, i % GROUP] = np.float32(2) * tables[1, factors[start + i]]
+            for g in range(-(-here // GROUP)):
+                first = start + g * GROUP
+                some, other = norms[first : first + GROUP], factors[first : first + GROUP]
+                squared, twice = about[g, 0], about[g, 1]
+                for i in range(len(some)):
+                    squared[i] = squares[some[i]]
+                    twice[i] = doubles[other[i]]
             for a in range(len(queries)):
                 query = queries[a]
                 worst = values[a, last]
