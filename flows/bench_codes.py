@@ -14,8 +14,8 @@ from threadpoolctl import threadpool_limits
 from schemas.errors import BinmillError, QueryError
 from schemas.recipe import TableSource
 from tasks.binarize.benchmark import NOISE, compare
-from tasks.binarize.plot import recall_plot
 from tasks.build import Progress
+from tasks.codes.plot import recall_plot
 from tasks.codes.rotation import stream
 from tasks.shards import replace_atomically
 from tasks.tabular import batches, open_table, table_features

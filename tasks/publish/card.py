@@ -5,6 +5,7 @@ from typing import Any
 from schemas.recipe import Recipe
 
 PLOT = "screening.svg"
+CODES_PLOT = "codes.svg"
 """The plot of the table `screening`, beside the card."""
 
 NOTES = {
@@ -98,6 +99,7 @@ def card(recipe: Recipe, summary: dict[str, Any], rows: dict[str, int]) -> str:
             for r in summary["recall"]
         ]
         parts += ["", "Rescored: of the 4k nearest by code, the k nearest by int8 vectors (`binarizing.rescoring`)."]
+        parts += ["", f"![Recall of the codes against bytes]({CODES_PLOT})"]
     parts += ["", "## Query it", "", "```"]
     if "train" in rows:
         counts = (

@@ -11,7 +11,7 @@ import yaml
 from schemas.errors import ToleranceError
 from schemas.manifest import Manifest, ShardEntry, content_digest
 from tasks.build import Build
-from tasks.publish.card import PLOT, card
+from tasks.publish.card import CODES_PLOT, PLOT, card
 from tasks.publish.summary import excluded, failures, summarise
 from tasks.shards import Shard, read_shard, replace_atomically, sweep
 
@@ -126,19 +126,45 @@ def publish(build: Build, run: Mapping[str, Any]) -> tuple[Manifest, bool]:
 
 def _plots(build: Build, previous: Manifest | None, digest: str) -> dict[str, bytes]:
     """Plots beside the card, by file name; made only when what they show has changed."""
+    found: dict[str, bytes] = {}
+    for name, draw in ((PLOT, _screening_plot), (CODES_PLOT, _codes_plot)):
+        path = build.root / name
+        if previous is not None and previous.digest == digest and path.is_file():
+            data = path.read_bytes()
+            if hashlib.sha256(data).hexdigest() == previous.files.get(name):
+                found[name] = data
+                continue
+        data = draw(build)
+        if data is not None:
+            found[name] = data
+    return found
+
+
+def _screening_plot(build: Build) -> bytes | None:
     shards = build.shards("screen.select", "screening")
     if not shards:
-        return {}
-    path = build.root / PLOT
-    if previous is not None and previous.digest == digest and path.is_file():
-        data = path.read_bytes()
-        if hashlib.sha256(data).hexdigest() == previous.files.get(PLOT):
-            return {PLOT: data}
+        return None
     from tasks.publish.plot import screening_plot  # matplotlib takes a second
 
     table = read_shard(build.root, shards[0].path)
-    title = build.recipe.publishing.title or build.recipe.name
-    return {PLOT: screening_plot(table, title, build.recipe.screening.max_q)}
+    return screening_plot(table, _title(build), build.recipe.screening.max_q)
+
+
+def _codes_plot(build: Build) -> bytes | None:
+    measured = [row for shard in build.shards("binarize.recall", "recall") for row in _rows(build, shard)]
+    if not measured:
+        return None
+    from tasks.codes.plot import recall_plot
+
+    return recall_plot(measured, f"{_title(build)}: bit codes", measured[0]["k"])
+
+
+def _rows(build: Build, shard: Shard) -> list[dict[str, Any]]:
+    return read_shard(build.root, shard.path).to_pylist()
+
+
+def _title(build: Build) -> str:
+    return build.recipe.publishing.title or build.recipe.name
 
 
 def _entries(build: Build) -> list[Shard]:

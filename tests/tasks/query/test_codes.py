@@ -149,6 +149,18 @@ def test_only_rows_that_meet_the_condition(dataset: Dataset, rows: tuple[list[st
             index.search(rows[1][:1], 3, where=wrong)
 
 
+def test_the_card_shows_recall_and_its_plot(dataset: Dataset) -> None:
+    measured = query(dataset, "SELECT * FROM fitted_recall").to_pylist()
+    assert [row["method"] for row in measured] == METHODS
+    assert all(row["rescored"] >= row["recall"] for row in measured)
+    card = (dataset.root / "README.md").read_text(encoding="utf-8")
+    assert "](codes.svg)" in card
+    assert all(f"| {row['recall']:.3f} | {row['rescored']:.3f} |" in card for row in measured)
+    plot = (dataset.root / "codes.svg").read_text(encoding="utf-8")
+    assert all(method in plot for method in METHODS)
+    assert "codes.svg" in dataset.manifest.files
+
+
 def test_what_cannot_be_searched_is_said(dataset: Dataset, mill: Mill, tmp_path: Path) -> None:
     with pytest.raises(QueryError, match="20 dimensions"):
         CodeIndex(dataset).search(np.zeros((1, 3), np.float32))
