@@ -70,9 +70,10 @@ def recall_plot(lines: Sequence[dict[str, Any]], title: str, k: int) -> bytes:
 
 def _spread(sizes: list[int]) -> list[int]:
     """Sizes that are far enough apart for their numbers to stand side by side."""
+    apart = max(1.1, (sizes[-1] / sizes[0]) ** (1 / 8)) if sizes else 1.0
     shown: list[int] = []
     for size in sizes:
-        if not shown or size >= 1.7 * shown[-1]:
+        if not shown or size >= apart * shown[-1]:
             shown.append(size)
     return shown
 
