@@ -102,8 +102,17 @@ class DaskExecutor:
                 finally:
                     future.release()
                 launch(1)
-            for item in suspects:
-                yield item, self._alone(root, item)
+            poison: list[str] = []
+            for item in suspects:  # one that waited beside the poison is innocent: it is done before we say so
+                try:
+                    yield item, self._alone(root, item)
+                except KilledWorker:
+                    poison.append(f"{item.stage}.{item.step}: '{item.title}'")
+            if poison:
+                raise WorkerError(
+                    f"{', '.join(poison)} killed its worker twice, the second time alone",
+                    "give workers more memory (--memory), or leave the source out; finished work is kept",
+                )
         finally:
             if flying:
                 with contextlib.suppress(Exception):
@@ -114,11 +123,6 @@ class DaskExecutor:
         future = self._submit(root, item, attempt="-alone")
         try:
             return _result(future)
-        except KilledWorker as error:
-            raise WorkerError(
-                f"{item.stage}.{item.step}: '{item.title}' killed its worker twice, the second time alone",
-                "give workers more memory (--memory), or leave the source out; finished work is kept",
-            ) from error
         finally:
             future.release()
 

@@ -77,3 +77,16 @@ def test_a_poison_item_is_named_and_the_others_are_done(client: Client) -> None:
     with pytest.raises(WorkerError, match="item poison"):
         run()
     assert sorted(done) == sorted(i.key for i in items if i.key != "poison")
+
+
+def test_every_poison_is_named_and_one_that_waited_beside_it_is_done(client: Client) -> None:
+    """Both that a worker holds fail with it; the innocent one is run alone, whichever comes first."""
+    items = [item("poison1"), item("poison2"), *(item(f"d{i}") for i in range(4))]
+    done: list[str] = []
+
+    def run() -> None:
+        done.extend(receipt.key for _, receipt in Trial(client).run("", items))
+
+    with pytest.raises(WorkerError, match=r"item poison1.*item poison2|item poison2.*item poison1"):
+        run()
+    assert sorted(done) == [f"d{i}" for i in range(4)]
