@@ -372,6 +372,15 @@ def search(
             "(binarizing.rescoring), else 0.",
         ),
     ] = None,
+    recall: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Read only the cells nearest to the query (binarizing.cells): as many as held this share of true "
+            "neighbours when measured. Default: read all rows.",
+        ),
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Row groups searched at once.")] = 1,
     as_json: JSON = False,
 ) -> None:
@@ -383,7 +392,9 @@ def search(
     from flows.show import rows
     from tasks.query.dataset import open_dataset
 
-    table = neighbours(open_dataset(dataset), like, k, method, rescore=rescore, where=where, threads=threads)
+    table = neighbours(
+        open_dataset(dataset), like, k, method, rescore=rescore, where=where, threads=threads, recall=recall
+    )
     if as_json:
         _print_json(table.to_pylist())
     else:

@@ -28,6 +28,7 @@ def neighbours(
     rescore: int | None = None,
     where: str | None = None,
     threads: int = 1,
+    recall: float | None = None,
 ) -> Any:
     """The k nearest rows, nearest first, with their labels: an Arrow table.
 
@@ -37,7 +38,7 @@ def neighbours(
         Path of a file, or id of a row (or its beginning); a file goes before.
     method
         Binarizer; by default the one whose measured recall is best.
-    rescore, where, threads
+    rescore, where, threads, recall
         As of `CodeIndex`.
 
     Raises
@@ -46,7 +47,7 @@ def neighbours(
         Neither a file nor a row; or the method is not in the dataset.
     """
     index = CodeIndex(dataset, method, threads=threads)
-    hits = index.search(embedded(dataset, like), k, rescore=rescore, where=where)
+    hits = index.search(embedded(dataset, like), k, rescore=rescore, where=where, recall=recall)
     rows = [
         {"sample_id": sample, "split": split, "distance": float(far), "information": float(shared)}
         for sample, split, far, shared in zip(

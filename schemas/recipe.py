@@ -481,6 +481,11 @@ class Binarizing(Model):
     """Rotations of ITQ."""
     rescoring: bool = False
     """Keep the embedding as int8 beside the codes: a search then looks closer at the nearest codes."""
+    cells: int = Field(default=0, ge=0, le=65_536)
+    """Parts of about equal size that rows are stored by, a row group each, so that a search can read only those near
+    its query; at most one for each 16 rows of train. 0: none."""
+    copies: float = Field(default=0.8, ge=0, le=7)
+    """Other cells that a row is in, on average: rows near a border are stored in the cells on both its sides."""
     neighbors: int = Field(default=10, ge=1)
     """k of the recall@k that is reported."""
 

@@ -228,7 +228,9 @@ these are. Of equally common values the first in order counts. The schema's meta
 `nominal`, one to a line."""
 
 
-def codes_schema(codes: Mapping[str, int], estimated: Collection[str] = (), dimensions: int = 0) -> Any:
+def codes_schema(
+    codes: Mapping[str, int], estimated: Collection[str] = (), dimensions: int = 0, *, cells: bool = False
+) -> Any:
     """One sample's bit codes: `fixed_size_binary` for each method, plane after plane, each packed little-endian.
 
     Parameters
@@ -241,8 +243,12 @@ def codes_schema(codes: Mapping[str, int], estimated: Collection[str] = (), dime
     dimensions
         Components of the embedding where it is kept for rescoring: `vector` holds them as int8, to be multiplied by
         `vector_scale`. 0: it is not.
+    cells
+        Whether rows are stored by cell, of the fitted table `cells`: a row group has one.
     """
     fields = [pa.field("sample_id", pa.string(), nullable=False), pa.field("split", pa.string())]
+    if cells:
+        fields.append(pa.field("cell", pa.int32(), nullable=False))
     for method, size in codes.items():
         fields.append(pa.field(method, pa.binary(size), nullable=False))
         if method in estimated:
@@ -252,3 +258,12 @@ def codes_schema(codes: Mapping[str, int], estimated: Collection[str] = (), dime
         fields.append(pa.field("vector", pa.binary(dimensions), nullable=False))
         fields.append(pa.field("vector_scale", pa.float32(), nullable=False))
     return pa.schema(fields)
+
+
+def borders_schema(codes: Mapping[str, int], estimated: Collection[str] = ()) -> Any:
+    """A copy of a row of `codes` in another cell that it is nearly in.
+
+    `row` is the row's number in the shard of `codes` that has the same key in its name.
+    """
+    schema = codes_schema(codes, estimated, cells=True)
+    return schema.insert(3, pa.field("row", pa.int32(), nullable=False))

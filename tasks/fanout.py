@@ -153,9 +153,10 @@ def local_executor(workers: int, memory_limit: int | None = None) -> Generator[D
     paths = [root, *[p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p and p != root]]
     environment = {"PYTHONPATH": os.pathsep.join(paths), **threads}
     with dask.config.set({**SETTINGS, "distributed.nanny.pre-spawn-environ": threads}):
-        quiet = logging.getLogger("distributed")
-        level = quiet.level
-        quiet.setLevel(logging.CRITICAL)  # what matters comes back through the futures
+        # What matters comes back through the futures. Tornado logs what Dask's loop meets when it is interrupted.
+        quiet = {logging.getLogger(name): logging.getLogger(name).level for name in ("distributed", "tornado")}
+        for logger in quiet:
+            logger.setLevel(logging.CRITICAL)
         with _without_interrupts():
             cluster = LocalCluster(
                 n_workers=workers,
@@ -174,7 +175,8 @@ def local_executor(workers: int, memory_limit: int | None = None) -> Generator[D
                 yield DaskExecutor(client)
         finally:
             cluster.close(timeout=20)
-            quiet.setLevel(level)
+            for logger, level in quiet.items():
+                logger.setLevel(level)
 
 
 @contextlib.contextmanager

@@ -80,6 +80,7 @@ class Workplace:
         row_group_rows: int | None = None,
         *,
         raw: bool | Collection[str] = False,
+        grouped: bool = False,
     ) -> Shard:
         """Write one shard of this item; it carries the item's provenance."""
         return write_shard(
@@ -91,6 +92,7 @@ class Workplace:
             row_group_rows=row_group_rows or self.item.args.get("row_group_rows", 65_536),
             zstd_level=self.item.args.get("zstd_level", 3),
             raw=raw,
+            grouped=grouped,
         )
 
     def receipt(self, shards: Sequence[Shard], **facts: Any) -> Receipt:

@@ -1,6 +1,7 @@
 """Shards: Parquet files written beside their place, flushed, and renamed; and how they are read."""
 
 import hashlib
+import itertools
 import json
 import os
 import secrets
@@ -143,6 +144,7 @@ def write_shard(
     row_group_rows: int = 65_536,
     zstd_level: int = 3,
     raw: bool | Collection[str] = False,
+    grouped: bool = False,
 ) -> Shard:
     """Write record batches (or tables) as one Parquet file: temporary file, fsync, rename.
 
@@ -161,6 +163,8 @@ def write_shard(
     raw
         Columns (True: all) whose bytes are stored as they are, without compression, dictionaries and statistics, in
         one page a row group: they can be mapped into memory (`mapped`), and are read at its speed.
+    grouped
+        Each batch is a row group (or several, if it is longer than one); none is joined with the next.
 
     Raises
     ------
@@ -182,7 +186,8 @@ def write_shard(
                 store_schema=True,
                 **_layout(schema.names, raw, zstd_level),
             ) as writer:
-                for group in _row_groups(schema, batches, row_group_rows):
+                alone = ([batch] for batch in batches) if grouped else (batches,)
+                for group in itertools.chain.from_iterable(_row_groups(schema, b, row_group_rows) for b in alone):
                     writer.write_table(group, row_group_size=row_group_rows)
                     rows += group.num_rows
                 writer.add_key_value_metadata(provenance.metadata(rows, schema_fingerprint(schema)))

@@ -2,7 +2,7 @@
 
 import hashlib
 import heapq
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from schemas.tables import SPLITS, codes_schema
+from schemas.tables import SPLITS, borders_schema, codes_schema
 from tasks.binarize.choosing import LEAST_ROWS, RESCORED, choose
 from tasks.binarize.embedding import Embedding, principal_components
 from tasks.binarize.fitting import Options
 from tasks.binarize.fitting import fit as fit_binarizer
+from tasks.binarize.partitioning import partition, probes
 from tasks.build import Build
 from tasks.codes.binarizer import BINARIZERS, Binarizer, from_table
+from tasks.codes.cells import CELLS, Cells, cells_from_table
 from tasks.codes.rescore import exact_top_k, quantise, recall, rescored
 from tasks.codes.search import ask, distance, nearest_codes
 from tasks.items import Item, Receipt, Step, Workplace
@@ -66,6 +68,14 @@ RECALL: Any = pa.schema(
     ]
 )
 """Fitted: recall@k by code alone, and after the 4k nearest by code are ranked by int8 vectors (d + 4 bytes a row)."""
+PROBES: Any = pa.schema(
+    [
+        pa.field("probes", pa.int32(), nullable=False),
+        pa.field("read", pa.float64(), nullable=False),
+        pa.field("recall", pa.float64(), nullable=False),
+    ]
+)
+"""Fitted: what reading the nearest cells finds, `read` a share of all rows and `recall` of the exact k neighbours."""
 
 
 def build(build: Build) -> None:
@@ -75,7 +85,9 @@ def build(build: Build) -> None:
     scaler = build.shards("screen.scale", "scaler")[0]
     by_split = {split: build.shards("screen.apply", split) for split in SPLITS}
     train = by_split["train"]
-    config = options.model_dump(mode="json", exclude={"neighbors", "rescoring"}) | {"seed": recipe.seed}
+    config = options.model_dump(mode="json", exclude={"neighbors", "rescoring", "cells", "copies"}) | {
+        "seed": recipe.seed
+    }
     if "auto" in options.methods:
         config |= {"k": options.neighbors, "rescored": options.rescoring}
     p = scaler.rows
@@ -93,6 +105,16 @@ def build(build: Build) -> None:
         ]
     )  # fmt: skip
     fitted = [build.shards("binarize.fit", name)[0] for name in ("embedding", "binarizers")]
+    if options.cells:
+        config = {"cells": options.cells, "copies": options.copies, "seed": recipe.seed}
+        place = {"embedding": fitted[0].path, "train": [s.path for s in train]}
+        inputs = [fitted[0].sha256, *(s.sha256 for s in train)]
+        memory = 16 * p * sample + 2**25 + 256 * 2**20
+        args = config | place
+        build.compute(
+            [build.item("binarize", "cells", "cells", config=config, inputs=inputs, args=args, memory=memory)]
+        )
+        fitted += build.shards("binarize.cells", "cells")
     paths = {shard.table: shard.path for shard in fitted}
     items: list[Item] = []
     for split, shards in by_split.items():
@@ -212,26 +234,65 @@ def _fitted(place: Workplace) -> tuple[Embedding, dict[str, Binarizer]]:
     return embedding, load_binarizers(place.root, place.item.args["binarizers"])
 
 
-def encode(place: Workplace) -> Receipt:
-    """Codes of the examples of one shard."""
+def _cells(place: Workplace) -> Cells | None:
+    path = place.item.args.get("cells")
+    return None if path is None else cells_from_table(read_shard(place.root, path))
+
+
+def fit_cells(place: Workplace) -> Receipt:
+    """Balanced cells of the embedding, fitted on real rows of train."""
     args = place.item.args
+    _, embedding = load_embedding(place.root, args["embedding"])
+    _, rows = sample_rows(place.root, args["train"], FIT_ROWS, args["seed"], "fit")
+    cells = partition(embedding.transform(rows), args["cells"], args["copies"])
+    return place.receipt([place.write(fitted_path("cells", place.item.key), CELLS, [cells.table()])])
+
+
+def encode(place: Workplace) -> Receipt:
+    """Codes of the examples of one shard: in their order, or by cell, each a row group."""
+    args, key = place.item.args, place.item.key
     embedding, binarizers = _fitted(place)
     table = read_shard(place.root, args["examples"])
     vectors = embedding.transform(feature_matrix(table))
-    schema = codes_schema(
-        {method: b.bytes for method, b in binarizers.items()},
-        [method for method, b in binarizers.items() if b.estimates],
-        embedding.dimensions if args["rescoring"] else 0,
-    )
+    sizes = {method: b.bytes for method, b in binarizers.items()}
+    estimated = [method for method, b in binarizers.items() if b.estimates]
+    dimensions = embedding.dimensions if args["rescoring"] else 0
     columns = code_columns(binarizers, vectors, rescoring=args["rescoring"])
     columns |= {
-        "sample_id": table.column("sample_id"),
+        "sample_id": table.column("sample_id").combine_chunks(),
         "split": pa.array([args["split"]] * len(vectors), pa.string()),
     }
-    made = pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
     mapped = [*binarizers, *(["vector", "vector_scale"] if args["rescoring"] else [])]
-    shard = place.write(table_path("codes", place.item.key), schema, [made], raw=mapped)
-    return place.receipt([shard], rows=len(vectors))
+    cells = _cells(place)
+    if cells is None:
+        schema = codes_schema(sizes, estimated, dimensions)
+        made = pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
+        return place.receipt([place.write(table_path("codes", key), schema, [made], raw=mapped)], rows=len(vectors))
+    own, copied, others = cells.members(vectors)
+    order = np.argsort(own, kind="stable")
+    schema = codes_schema(sizes, estimated, dimensions, cells=True)
+    groups = _by_cell(schema, columns, own[order], order)
+    shards = [place.write(table_path("codes", key), schema, groups, raw=mapped, grouped=True)]
+    if len(copied):
+        places = np.argsort(order)[copied]  # a row's number among the codes as they are written
+        by_cell = np.lexsort((places, others))
+        schema = borders_schema(sizes, estimated)
+        columns["row"] = pa.array(np.argsort(order).astype(np.int32))
+        groups = _by_cell(schema, columns, others[by_cell], copied[by_cell])
+        shards.append(place.write(table_path("borders", key), schema, groups, raw=list(binarizers), grouped=True))
+    return place.receipt(shards, rows=len(vectors), copies=len(copied))
+
+
+def _by_cell(
+    schema: Any, columns: Mapping[str, Any], cells: NDArray[np.int64], rows: NDArray[np.int64]
+) -> Iterator[Any]:
+    """Tables of rows that are in one cell each; `cells` rises."""
+    numbers, starts = np.unique(cells, return_index=True)
+    for number, start, stop in zip(numbers, starts, [*starts, len(cells)][1:], strict=True):
+        some = pa.array(rows[start:stop])
+        taken = {name: columns[name].take(some) for name in schema.names if name != "cell"}
+        taken["cell"] = pa.array(np.full(stop - start, number, np.int32))
+        yield pa.Table.from_arrays([taken[name] for name in schema.names], schema=schema)
 
 
 def code_columns(
@@ -262,10 +323,14 @@ def measure_recall(place: Workplace) -> Receipt:
     _, asking = sample_rows(place.root, args["queries"], QUERY_ROWS, args["seed"], "queries")
     _, base_rows = sample_rows(place.root, args["train"], BASE_ROWS, args["seed"], "base")
     rows: list[dict[str, Any]] = []
+    pruned: list[dict[str, float]] = []
+    cells = _cells(place)
     if len(asking) and len(base_rows):
         queries, base = embedding.transform(asking), embedding.transform(base_rows)
         k = min(args["k"], len(base))
         exact, _ = exact_top_k(queries, base, k)
+        if cells is not None:
+            pruned = probes(cells, queries, base, exact)
         small = quantise(base)
         for method, binarizer in binarizers.items():
             found, _ = nearest_codes(binarizer, ask(binarizer, queries), binarizer.encode(base), RESCORED * k)
@@ -279,7 +344,11 @@ def measure_recall(place: Workplace) -> Receipt:
                 }
             )  # fmt: skip
     table = pa.Table.from_pylist(rows, RECALL)
-    return place.receipt([place.write(fitted_path("recall", place.item.key), RECALL, [table])])
+    shards = [place.write(fitted_path("recall", place.item.key), RECALL, [table])]
+    if cells is not None:
+        curve = pa.Table.from_pylist(pruned, PROBES)
+        shards.append(place.write(fitted_path("probes", place.item.key), PROBES, [curve]))
+    return place.receipt(shards)
 
 
-STEPS: dict[str, Step] = {"fit": fit, "encode": encode, "recall": measure_recall}
+STEPS: dict[str, Step] = {"fit": fit, "cells": fit_cells, "encode": encode, "recall": measure_recall}

@@ -22,6 +22,7 @@ NOTES = {
     "validation": "examples to tune on",
     "test": "examples to judge on",
     "codes": "bit codes for nearest-neighbour search",
+    "borders": "copies of codes in the cells that their rows are nearly in",
 }
 
 
@@ -100,6 +101,14 @@ def card(recipe: Recipe, summary: dict[str, Any], rows: dict[str, int]) -> str:
         ]
         parts += ["", "Rescored: of the 4k nearest by code, the k nearest by int8 vectors (`binarizing.rescoring`)."]
         parts += ["", f"![Recall of the codes against bytes]({CODES_PLOT})"]
+    if summary.get("cells"):
+        parts += [
+            "",
+            "Codes are stored by cell. What a search finds that reads only the nearest ones (`--recall`):",
+            "",
+        ]
+        parts += ["| cells read | rows read | neighbours in them |", "|---:|---:|---:|"]
+        parts += [f"| {c['probes']} | {c['read']:.1%} | {c['recall']:.3f} |" for c in summary["cells"]]
     parts += ["", "## Query it", "", "```"]
     if "train" in rows:
         counts = (

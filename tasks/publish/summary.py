@@ -86,6 +86,7 @@ def summarise(build: Build) -> dict[str, Any]:
         "duplicates": _duplicates(build),
         "top_features": _top_features(build.root, build.shards("screen.select", "screening")),
         "recall": _recall(build),
+        "cells": _cells(build),
         "neighbours_found": _neighbours_found(build),
     }
     summary["features"] = _feature_count(build)
@@ -215,6 +216,12 @@ def _sample(build: Build) -> str | None:
             "SELECT sample_id FROM test ORDER BY count(*) OVER (PARTITION BY label), sample_id LIMIT 1"
         ).fetchone()
     return row[0] if row else None
+
+
+def _cells(build: Build) -> list[dict[str, Any]]:
+    """What a search finds that reads only the nearest cells."""
+    shards = build.shards("binarize.recall", "probes")
+    return read_shard(build.root, shards[0].path).to_pylist() if shards else []
 
 
 def _recall(build: Build) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ MANIFEST = "manifest.json"
 
 TABLES = (
     "sources", "observations", "binaries", "labels", "features", "splits", "screening",
-    "train", "train_dropped", "voters", "validation", "test", "codes",
+    "train", "train_dropped", "voters", "validation", "test", "codes", "borders",
 )  # fmt: skip
 """Order in which tables are shown: that of the pipeline."""
 

@@ -15,6 +15,7 @@ from pyarrow import compute
 
 from schemas.errors import QueryError
 from tasks.codes.binarizer import Binarizer, Encoded, from_table
+from tasks.codes.cells import Cells, cells_from_table
 from tasks.codes.hamming import merge
 from tasks.codes.rescore import rescored
 from tasks.codes.search import Asked, ask, distance, information, nearest_codes
@@ -30,6 +31,8 @@ RESCORED = 4
 """Rows that are looked closer at for each one wanted."""
 QUERIES = 1024
 """Queries whose results are held at once."""
+SPAN = 65_536
+"""Rows of neighbouring row groups that are searched together, where these are smaller."""
 
 
 class Hits(NamedTuple):
@@ -61,8 +64,9 @@ class _Part:
     path: Path
     group: int
     start: int
-    """Number of its first row, over all parts."""
+    """Number of its first row, over all parts; of copies that of the first row of their shard of `codes`."""
     rows: int
+    copies: bool
     method: str
     widths: dict[str, int] = field(repr=False)
 
@@ -92,6 +96,13 @@ class _Part:
         small = self._bytes("vector", self.widths["vector"]).view(np.int8)
         return small, self._bytes("vector_scale", 4).view(np.float32)[:, 0]
 
+    @property
+    def numbers(self) -> NDArray[np.int64]:
+        """Number of each row, over all parts."""
+        if self.copies:
+            return self.start + self._read(["row"]).column(0).to_numpy().astype(np.int64)
+        return self.start + np.arange(self.rows)
+
     @cached_property
     def about(self) -> Any:
         """Arrow table of `sample_id` and `split`."""
@@ -100,6 +111,33 @@ class _Part:
 
 def _width(kind: Any) -> int:
     return kind.byte_width if pa.types.is_fixed_size_binary(kind) else 0
+
+
+def _key(path: str) -> str:
+    """What a shard's name has of the work that wrote it."""
+    return path.rsplit("/", 1)[1]
+
+
+def _joined(several: list[Encoded]) -> Encoded:
+    if len(several) == 1:
+        return several[0]
+    codes, norms, factors = zip(*several, strict=True)
+    return Encoded(
+        np.concatenate(codes), *(None if part[0] is None else np.concatenate(part) for part in (norms, factors))
+    )
+
+
+def _spans(parts: list[_Part]) -> list[list[_Part]]:
+    """Neighbouring parts, together as large as one row group is by default."""
+    spans: list[list[_Part]] = []
+    rows = SPAN
+    for part in parts:
+        if rows + part.rows > SPAN:
+            spans.append([])
+            rows = 0
+        spans[-1].append(part)
+        rows += part.rows
+    return spans
 
 
 class CodeIndex:
@@ -120,6 +158,9 @@ class CodeIndex:
         The fitted binarizer: `binarizer.dimensions` is what a query has.
     keeps_vectors
         Whether rows can be rescored by int8 vectors.
+    probes
+        What reading the nearest cells found among validation and test rows' neighbours in train: rows with `probes`
+        (cells), `read` (share of all rows) and `recall`. Empty where the dataset has no cells.
     rows
         Rows with codes.
 
@@ -136,8 +177,7 @@ class CodeIndex:
             raise QueryError(
                 f"{dataset.root}: the dataset has no bit codes", "make them with a recipe's section 'binarizing'"
             )
-        place = dataset.fitted("binarizers").relative_to(dataset.root).as_posix()
-        table = read_shard(dataset.root, place)
+        table = self._fitted("binarizers")
         methods: list[str] = table.column("method").to_pylist()
         measured = dataset.manifest.summary.get("recall") or []
         best: str = max(measured, key=lambda row: row["recall"])["method"] if measured else methods[0]
@@ -146,29 +186,62 @@ class CodeIndex:
             raise QueryError(f"--method {method}: not in this dataset", f"choose from {', '.join(methods)}")
         self.binarizer: Binarizer = from_table(table, self.method)
         self._parts: list[_Part] = []
+        self._cells: Cells | None = None
+        self.probes: list[dict[str, Any]] = []
+        self._in_cell: dict[int, list[int]] = {}
+        starts: dict[str, int] = {}
         start = 0
         for shard in shards:
-            file = pq.ParquetFile(dataset.root / shard.path)
-            widths = {f.name: _width(f.type) for f in file.schema_arrow}
-            if widths.get(self.method) != self.binarizer.bytes:
-                raise QueryError(
-                    f"{dataset.root / shard.path}: {self.method} has {widths.get(self.method)} bytes, the fitted "
-                    f"binarizer makes {self.binarizer.bytes}",
-                    f"find the damage: binmill verify {dataset.root}",
-                )
-            for group in range(file.num_row_groups):
-                rows = file.metadata.row_group(group).num_rows
-                self._parts.append(_Part(dataset.root / shard.path, group, start, rows, self.method, widths))
-                start += rows
+            starts[_key(shard.path)] = start
+            start += self._add(dataset.root / shard.path, start)
         self.rows = start
         self.keeps_vectors = all("vector" in part.widths for part in self._parts)
+        self._starts = np.array([part.start for part in self._parts])
+        self._spans = _spans(self._parts)
+        if "cells" in dataset.manifest.fitted:
+            self._cells = cells_from_table(self._fitted("cells"))
+            self.probes = self._fitted("probes").to_pylist()
+            for shard in dataset.manifest.tables.get("borders", []):
+                self._add(dataset.root / shard.path, starts[_key(shard.path)], copies=True)
+
+    def _fitted(self, name: str) -> Any:
+        return read_shard(self.dataset.root, self.dataset.fitted(name).relative_to(self.dataset.root).as_posix())
+
+    def _add(self, path: Path, start: int, *, copies: bool = False) -> int:
+        """Add a shard's row groups; says how many rows they have."""
+        file = pq.ParquetFile(path)
+        widths = {f.name: _width(f.type) for f in file.schema_arrow}
+        if widths.get(self.method) != self.binarizer.bytes:
+            raise QueryError(
+                f"{path}: {self.method} has {widths.get(self.method)} bytes, the fitted binarizer makes "
+                f"{self.binarizer.bytes}",
+                f"find the damage: binmill verify {self.dataset.root}",
+            )
+        total = 0
+        cell = file.schema_arrow.get_field_index("cell")
+        for group in range(file.num_row_groups):
+            about = file.metadata.row_group(group)
+            if cell >= 0:
+                self._in_cell.setdefault(about.column(cell).statistics.min, []).append(len(self._parts))
+            first = start if copies else start + total
+            self._parts.append(_Part(path, group, first, about.num_rows, copies, self.method, widths))
+            total += about.num_rows
+        return total
 
     @property
     def distance(self) -> str:
         """What a hit's distance is, in words."""
         return distance(self.binarizer)
 
-    def search(self, queries: Floats, k: int = 10, *, rescore: int | None = None, where: str | None = None) -> Hits:
+    def search(
+        self,
+        queries: Floats,
+        k: int = 10,
+        *,
+        rescore: int | None = None,
+        where: str | None = None,
+        recall: float | None = None,
+    ) -> Hits:
         """The k nearest rows to each query.
 
         Parameters
@@ -182,11 +255,14 @@ class CodeIndex:
         where
             An SQL condition (DuckDB) on the columns of `codes`, `labels`, `splits` and `binaries`, as
             "format = 'pe'": only rows that meet it are searched.
+        recall
+            Read only as many cells, nearest first, as held this share of the exact neighbours when `probes` was
+            measured; None: all rows.
 
         Raises
         ------
         QueryError
-            Queries of another dimension, a condition that cannot be answered, or no vectors to rescore by.
+            Queries of another dimension, a condition that cannot be answered, no vectors to rescore by, or no cells.
         """
         if queries.ndim != 2 or queries.shape[1] != self.binarizer.dimensions:
             raise QueryError(
@@ -199,9 +275,10 @@ class CodeIndex:
             raise QueryError(
                 f"{self.dataset.root}: keeps no vectors to rescore by", "set binarizing.rescoring: true in its recipe"
             )
+        cells = None if recall is None else self._cells_for(recall)
         allowed = None if where is None else self._allowed(where)
         found = [
-            self._found(np.ascontiguousarray(queries[i : i + QUERIES], np.float32), k, rescore, allowed)
+            self._found(np.ascontiguousarray(queries[i : i + QUERIES], np.float32), k, rescore, allowed, cells)
             for i in range(0, len(queries), QUERIES)
         ]
         empty = np.empty((0, k))
@@ -209,33 +286,82 @@ class CodeIndex:
             empty.astype(object), empty.astype(np.float32), empty, empty.astype(object)
         )  # fmt: skip
 
-    def _found(self, queries: Floats, k: int, rescore: int, allowed: list[NDArray[np.int64]] | None) -> Hits:
+    def _cells_for(self, recall: float) -> int:
+        """Cells to be read."""
+        if self._cells is None or not self.probes:
+            raise QueryError(
+                f"{self.dataset.root}: its codes are not in cells, or no recall of them was measured",
+                "set binarizing.cells in its recipe, or search all rows: without --recall",
+            )
+        if not 0 < recall <= 1:
+            raise QueryError(f"--recall {recall}: not a share of neighbours", "give a number above 0, at most 1")
+        return next(row["probes"] for row in self.probes if row["recall"] >= recall or row is self.probes[-1])
+
+    def _found(
+        self, queries: Floats, k: int, rescore: int, allowed: NDArray[np.bool_] | None, cells: int | None
+    ) -> Hits:
         asked = ask(self.binarizer, queries)
         wanted = max(1, k * max(1, rescore))
-
-        def search(number: int) -> tuple[NDArray[np.int64], Floats]:
-            return self._in_part(number, asked, wanted, None if allowed is None else allowed[number])
-
-        with ThreadPoolExecutor(max(1, self.threads)) as pool:
-            parts = list(pool.map(search, range(len(self._parts))))
-        nothing = np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
-        ids, distances = merge([nothing, *parts], wanted)
+        if cells is None or self._cells is None:
+            ids, distances = self._everywhere(asked, wanted, allowed)
+        else:
+            ids, distances = self._in_cells(asked, self._cells.nearest(queries, cells), wanted, allowed)
         if rescore:
             ids, distances = self._rescored(queries, ids, k)
         return self._hits(asked, ids[:, :k], distances[:, :k], k)
 
-    def _in_part(
-        self, number: int, asked: Asked, k: int, some: NDArray[np.int64] | None
+    def _everywhere(self, asked: Asked, k: int, allowed: NDArray[np.bool_] | None) -> tuple[NDArray[np.int64], Floats]:
+        with ThreadPoolExecutor(max(1, self.threads)) as pool:
+            found = list(pool.map(lambda parts: self._nearest(parts, asked, k, allowed), self._spans))
+        nothing = np.empty((len(asked.codes), 0), np.int64), np.empty((len(asked.codes), 0), np.float32)
+        return merge([nothing, *found], k)
+
+    def _in_cells(
+        self, asked: Asked, near: NDArray[np.int64], k: int, allowed: NDArray[np.bool_] | None
     ) -> tuple[NDArray[np.int64], Floats]:
-        part = self._parts[number]
-        if some is not None and not len(some):
+        """Search for each query in its cells, int64[q, cells]; a row that is in several of them is found once."""
+
+        def search(cell: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+            of = np.flatnonzero((near == cell).any(axis=1))
+            some = Asked(asked.codes[of], None if asked.projected is None else asked.projected[of])
+            parts = [self._parts[number] for number in self._in_cell.get(cell, [])]
+            ids, distances = self._nearest(parts, some, k, allowed)
+            return np.repeat(of, ids.shape[1]), ids.ravel(), distances.ravel()
+
+        with ThreadPoolExecutor(max(1, self.threads)) as pool:
+            found = list(pool.map(search, np.unique(near).tolist()))
+        query, ids, distances = (np.concatenate(part) for part in zip(*found, strict=True))
+        order = np.lexsort((ids, distances, query))
+        query, ids, distances = query[order], ids[order], distances[order]
+        # Copies of a row have its code, and so its distance: they lie side by side.
+        first = np.append(True, (np.diff(query) != 0) | (np.diff(ids) != 0))[: len(ids)]
+        query, ids, distances = query[first], ids[first], distances[first]
+        slot = np.arange(len(query)) - np.searchsorted(query, query)
+        kept = slot < k
+        shape = (len(asked.codes), min(k, int(slot.max(initial=-1)) + 1))
+        best = np.full(shape, -1, np.int64), np.full(shape, np.inf, np.float32)
+        best[0][query[kept], slot[kept]], best[1][query[kept], slot[kept]] = ids[kept], distances[kept]
+        return best
+
+    def _nearest(
+        self, parts: Sequence[_Part], asked: Asked, k: int, allowed: NDArray[np.bool_] | None
+    ) -> tuple[NDArray[np.int64], Floats]:
+        """The k nearest rows of some parts, by their numbers over all parts."""
+        if not parts:
             return np.empty((len(asked.codes), 0), np.int64), np.empty((len(asked.codes), 0), np.float32)
-        rows = part.encoded
-        if some is not None:
-            norms, factors = (None if array is None else array[some] for array in rows[1:])
-            rows = Encoded(rows.codes[some], norms, factors)
+        rows = _joined([part.encoded for part in parts])
+        start, stop = parts[0].start, parts[0].start + sum(part.rows for part in parts)
+        numbers: NDArray[np.int64] | None = None
+        if any(part.copies for part in parts) or parts[-1].start + parts[-1].rows != stop:
+            numbers = np.concatenate([part.numbers for part in parts])
+        if allowed is not None:
+            some = np.flatnonzero(allowed[start:stop] if numbers is None else allowed[numbers])
+            rows = Encoded(rows.codes[some], *(None if array is None else array[some] for array in rows[1:]))
+            numbers = start + some if numbers is None else numbers[some]
+        if not len(rows.codes):
+            return np.empty((len(asked.codes), 0), np.int64), np.empty((len(asked.codes), 0), np.float32)
         ids, distances = nearest_codes(self.binarizer, asked, rows, k)
-        return part.start + (ids if some is None else some[ids]), distances
+        return start + ids if numbers is None else numbers[ids], distances
 
     def _rescored(self, queries: Floats, ids: NDArray[np.int64], k: int) -> tuple[NDArray[np.int64], Floats]:
         # Candidates' vectors, gathered: few rows of large parts.
@@ -249,8 +375,7 @@ class CodeIndex:
 
     def _by_part(self, ids: NDArray[np.int64]) -> list[tuple[_Part, NDArray[np.int64]]]:
         """Parts, and the places in `ids` of the rows that are theirs."""
-        starts = np.array([part.start for part in self._parts])
-        owner = np.searchsorted(starts, ids, side="right") - 1
+        owner = np.searchsorted(self._starts, ids, side="right") - 1
         return [(self._parts[o], np.flatnonzero(owner == o)) for o in np.unique(owner) if o >= 0]
 
     def _hits(self, asked: Asked, ids: NDArray[np.int64], distances: Floats, k: int) -> Hits:
@@ -269,8 +394,8 @@ class CodeIndex:
             shared[at] = information(self.binarizer, asked.codes[query[places]], part.encoded.codes[rows])
         return Hits(names, far, shared, splits)
 
-    def _allowed(self, where: str) -> list[NDArray[np.int64]]:
-        """Rows of each part that meet an SQL condition."""
+    def _allowed(self, where: str) -> NDArray[np.bool_]:
+        """Which rows meet an SQL condition."""
         tables = self.dataset.manifest.tables
         joined = "codes"
         columns = "codes.sample_id, codes.split"
@@ -283,4 +408,5 @@ class CodeIndex:
             met = query(self.dataset, sql).column("sample_id").combine_chunks()
         except QueryError as error:
             raise QueryError(f"--where {where}: {error.problem}", error.remedy) from error
-        return [np.flatnonzero(pc.is_in(part.about.column("sample_id"), met).to_numpy()) for part in self._parts]
+        parts = self._parts[: len(self._starts)]
+        return np.concatenate([pc.is_in(part.about.column("sample_id"), met).to_numpy() for part in parts])

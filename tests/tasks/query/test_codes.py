@@ -1,5 +1,6 @@
 """CodeIndex: a dataset's codes searched straight from Parquet, against all rows by brute force."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -198,3 +199,134 @@ def test_auto_measures_and_says_what(mill: Mill, dataset: Dataset, tmp_path: Pat
     assert not index.keeps_vectors
     with pytest.raises(QueryError, match="no vectors to rescore by"):
         index.search(np.zeros((1, 20), np.float32), rescore=4)
+
+
+@pytest.fixture(scope="module")
+def celled(dataset: Dataset, mill: Mill, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The same rows, their codes stored by cell."""
+    recipe: dict[str, Any] = dict(dataset.manifest.recipe)
+    recipe["binarizing"] = recipe["binarizing"] | {"cells": 24, "copies": 1.0}
+    place = tmp_path_factory.mktemp("cells") / "out"
+    mill(recipe, place)
+    return open_dataset(place)
+
+
+def test_a_row_group_has_one_cell_and_border_rows_are_in_several(celled: Dataset) -> None:
+    fitted = query(celled, "SELECT * FROM fitted_cells ORDER BY cell").to_pylist()
+    assert len(fitted) == 24
+    assert max(row["rows"] for row in fitted) < 2.5 * 1500 * 0.8 / 24
+    for table in ("codes", "borders"):
+        for path in celled.paths(table):
+            file = pq.ParquetFile(path)
+            cells = [set(file.read_row_group(g, ["cell"])["cell"].to_pylist()) for g in range(file.num_row_groups)]
+            assert all(len(cell) == 1 for cell in cells)
+            assert len(set.union(*cells)) == len(cells)
+    rows = query(celled, "SELECT count(*) AS n, count(DISTINCT sample_id) AS different FROM codes").to_pylist()
+    assert rows == [{"n": 1500, "different": 1500}]
+    copies = query(celled, "SELECT count(*) AS n FROM borders").to_pylist()[0]["n"]
+    assert 1200 < copies < 1800  # asked for: one a row on average
+    # A copy is its row, in another cell; `row` is its place in the shard of the same name.
+    for path in celled.paths("borders"):
+        border, whole = pq.read_table(path), pq.read_table(path.parent.parent / "codes" / path.name)
+        same = whole.take(border["row"])
+        for name in ("sample_id", "split", *METHODS, "rabitq_norm", "rabitq_factor"):
+            assert border[name].to_pylist() == same[name].to_pylist(), name
+        assert all(a != b for a, b in zip(border["cell"].to_pylist(), same["cell"].to_pylist(), strict=True))
+        pairs = list(zip(border["cell"].to_pylist(), border["row"].to_pylist(), strict=True))
+        assert len(set(pairs)) == len(pairs)
+    assert [f for _, fs in verify(celled) for f in fs] == []
+
+
+def test_cells_are_those_of_their_definition(celled: Dataset, rows: tuple[list[str], NDArray[np.float32]]) -> None:
+    fitted = query(celled, "SELECT * FROM fitted_cells ORDER BY cell").to_pylist()
+    centroids = np.array([row["centroid"] for row in fitted])
+    ids, vectors = rows
+    far = ((vectors[:, None, :].astype(np.float64) - centroids) ** 2).sum(axis=2) + [row["offset"] for row in fitted]
+    own = {row["sample_id"]: row["cell"] for row in query(celled, "SELECT sample_id, cell FROM codes").to_pylist()}
+    assert [own[i] for i in ids] == far.argmin(axis=1).tolist()
+    near = {
+        (ids[r], c) for r, c in zip(*np.nonzero(far <= far.min(axis=1)[:, None] + fitted[0]["border"]), strict=True)
+    }
+    stored = query(
+        celled, "SELECT sample_id, cell FROM codes UNION ALL SELECT sample_id, cell FROM borders"
+    ).to_pylist()
+    kept = {(row["sample_id"], row["cell"]) for row in stored}
+    assert kept <= near
+    counts = {i: sum(name == i for name, _ in kept) for i in {i for i, _ in near - kept}}
+    assert set(counts.values()) <= {8}  # no row is in more
+
+
+@pytest.mark.parametrize("method", ["sign", "rabitq", "residual"])
+def test_reading_every_cell_is_reading_all_rows(
+    method: str,
+    dataset: Dataset,
+    celled: Dataset,
+    rows: tuple[list[str], NDArray[np.float32]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = rows[1][::20]
+    index, plain = CodeIndex(celled, method), CodeIndex(dataset, method)
+    everywhere, before = index.search(asked, 10), plain.search(asked, 10)
+    with monkeypatch.context() as patch:
+        patch.setattr(index, "_cells_for", lambda _: 24)
+        all_cells = index.search(asked, 10, recall=1.0)
+    assert everywhere.ids.tolist() == all_cells.ids.tolist()
+    assert np.array_equal(everywhere.distances, all_cells.distances)
+    assert np.array_equal(everywhere.distances, before.distances) or method == "sign"  # ties go by row number
+    some = index.search(asked, 10, recall=0.5, rescore=0)
+    for names in some.ids:
+        found = [name for name in names if name is not None]
+        assert len(set(found)) == len(found)
+    threaded = CodeIndex(celled, method, threads=3).search(asked, 10, recall=0.5, rescore=0)
+    assert threaded.ids.tolist() == some.ids.tolist()
+    one = [index.search(asked[i : i + 1], 10, recall=0.5, rescore=0).ids[0].tolist() for i in range(10)]
+    assert one == some.ids[:10].tolist()
+
+
+def test_a_recall_asked_for_is_reached_on_rows_that_were_not_measured(
+    celled: Dataset, rows: tuple[list[str], NDArray[np.float32]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = CodeIndex(celled, "residual")
+    assert [p["probes"] for p in index.probes] == [1, 2, 3, 4, 6, 8, 12, 16, 24]
+    assert index.probes[-1]["recall"] == 1.0
+    assert all(a["recall"] <= b["recall"] and a["read"] < b["read"] for a, b in itertools.pairwise(index.probes))
+    ids, vectors = rows
+    random = np.random.default_rng(1)
+    asked = (vectors[::10] + 0.1 * random.standard_normal(vectors[::10].shape)).astype(np.float32)
+    exact = np.array(ids)[((vectors[None] - asked[:, None]) ** 2).sum(axis=2).argsort(axis=1)[:, :10]]
+    read: list[int] = []
+    nearest = codes_module.nearest_codes
+    monkeypatch.setattr(
+        codes_module,
+        "nearest_codes",
+        lambda b, a, r, k: read.append(len(r.codes) * len(a.codes)) or nearest(b, a, r, k),
+    )
+    for wanted in (0.8, 0.95):
+        read.clear()
+        hits = index.search(asked, 10, recall=wanted)
+        found = np.mean([len(set(a) & set(b)) for a, b in zip(hits.ids, exact, strict=True)]) / 10
+        every = index.search(asked, 10)
+        limit = np.mean([len(set(a) & set(b)) for a, b in zip(every.ids, exact, strict=True)]) / 10
+        assert found >= wanted * limit - 0.03
+        row = next(p for p in index.probes if p["recall"] >= wanted)
+        assert row["probes"] < 24
+        read.clear()
+        index.search(asked, 10, recall=wanted)
+        assert sum(read) == pytest.approx(row["read"] * len(asked) * 1500, rel=0.2)
+
+
+def test_cells_and_a_condition_together(celled: Dataset, rows: tuple[list[str], NDArray[np.float32]]) -> None:
+    index = CodeIndex(celled, "itq")
+    met = query(celled, "SELECT sample_id FROM splits WHERE split = 'test'").column(0).to_pylist()
+    hits = index.search(rows[1][:20], 5, recall=0.7, where="split = 'test'")
+    assert {name for names in hits.ids for name in names if name is not None} <= set(met)
+    assert set(hits.splits.ravel()) - {None} == {"test"}
+    table = neighbours(celled, rows[0][3][:20], 4, "residual", recall=0.9)
+    assert table.num_rows == 4
+
+
+def test_a_recall_without_cells_is_an_error(dataset: Dataset, celled: Dataset) -> None:
+    with pytest.raises(QueryError, match=r"binarizing\.cells"):
+        CodeIndex(dataset).search(np.zeros((1, 20), np.float32), recall=0.9)
+    with pytest.raises(QueryError, match="not a share"):
+        CodeIndex(celled).search(np.zeros((1, 20), np.float32), recall=1.5)
