@@ -93,7 +93,7 @@ def recipe_of(dataset: Dataset) -> Recipe:
         raise QueryError(
             f"{dataset.root}: its recipe is not one that this binmill understands: {error}", remedy
         ) from error
-    if not recipe.is_table:
+    if not (recipe.is_table or recipe.is_vectors):
         there, here = written_groups(dataset), FEATURE_SETS[recipe.features.set]
         others = [name for name in there.keys() | here.keys() if there.get(name) != here.get(name)]
         if others:
@@ -158,6 +158,11 @@ def apply(dataset: Dataset, paths: Sequence[Path], *, features: bool = False) ->
         if not path.is_file():
             raise QueryError(f"{path}: no such file", "name files; a folder's are FOLDER/*")
     recipe, fitted = recipe_of(dataset), load_fitted(dataset)
+    if recipe.is_vectors:
+        raise QueryError(
+            f"{dataset.root}: an index of vectors has no features for new files",
+            "append vectors: binmill index FILE --append, or ask with them: binmill search --vectors",
+        )
     if recipe.is_table:
         every = written_groups(dataset) if features else {}
         for path in paths:

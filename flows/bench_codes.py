@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from schemas.errors import BinmillError, QueryError
-from schemas.recipe import TableSource
 from tasks.binarize.benchmark import NOISE, compare
+from tasks.binarize.vectors import open_vectors
 from tasks.build import Progress
 from tasks.codes.plot import recall_plot
 from tasks.codes.rotation import stream
 from tasks.shards import replace_atomically
-from tasks.tabular import batches, open_table, table_features
 
 REPORT, TABLE, PLOT = "codes.json", "codes.parquet", "codes.svg"
 METHODS = ("sign", "median", "simhash", "itq", "selected", "kernel", "rabitq", "residual")
@@ -41,26 +40,14 @@ def read_vectors(path: Path, columns: Sequence[str], rows: int, seed: int) -> ND
     if not path.exists():
         raise QueryError(f"{path}: no such file", "give a .npy, Parquet, Arrow or CSV file of vectors")
     try:
-        table = open_table(path)
-        names: tuple[str, ...] = tuple(columns) or tuple(table.schema.names)
-        # A source names a label column; one of the vectors' stands in, since no label is used here.
-        source = TableSource(kind="table", path=str(path), label_column=(*names, "")[0], columns=names)
-        table_features(table, source)
+        vectors = open_vectors(path, columns)
     except BinmillError as error:
-        raise QueryError(f"{path}: {error.problem}", "name the columns of the vectors with --column") from error
-    if not table.rows:
-        raise QueryError(f"{path}: the table has no rows", "give a table with rows")
-    chosen = np.arange(table.rows)
-    if table.rows > rows:
-        chosen = np.sort(stream(seed, "rows").choice(table.rows, rows, replace=False))
-    parts: list[NDArray[np.float32]] = []
-    start = 0
-    for part in batches(table, source, 0, table.rows):
-        stop = start + len(part.features)
-        wanted = chosen[np.searchsorted(chosen, start) : np.searchsorted(chosen, stop)]
-        parts.append(part.features[wanted - start])
-        start = stop
-    return np.concatenate(parts)
+        raise QueryError(error.problem, "name the columns of the vectors with --column") from error
+    count = vectors.table.rows
+    chosen = np.arange(count)
+    if count > rows:
+        chosen = np.sort(stream(seed, "rows").choice(count, rows, replace=False))
+    return vectors.some(chosen)
 
 
 def bench_codes(

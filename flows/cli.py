@@ -307,6 +307,50 @@ def rebalance(
 
 
 @app.command()
+def index(
+    vectors: Annotated[list[Path], typer.Argument(metavar="VECTORS...", help=".npy, Parquet or Arrow files.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the index.")],
+    append: Annotated[
+        bool, typer.Option("--append", help="Add VECTORS to an index; nothing is learned again.")
+    ] = False,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="Column of the vectors (lists of one length, or numbers); may be repeated. Default: all."),
+    ] = None,
+    id_column: Annotated[str | None, typer.Option(help="Column that names a row.")] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="Binarizer; may be repeated. auto: what measures best. [rabitq]")
+    ] = None,
+    bits: Annotated[int | None, typer.Option(min=1, help="Bits of a row. Default: one for each component.")] = None,
+    planes: Annotated[int | None, typer.Option(min=1, max=8, help="Bit planes of 'residual'. [2]")] = None,
+    cells: Annotated[
+        int | None, typer.Option(min=1, help="Cells, so that a search can leave most rows out (--recall). [none]")
+    ] = None,
+    rescoring: Annotated[
+        bool, typer.Option("--rescoring", help="Keep int8 vectors, to look closer at the nearest codes.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all randomness.")] = 0,
+    workers: Workers = 1,
+    scheduler: Scheduler = None,
+    memory: Memory = None,
+    as_json: JSON = False,
+) -> None:
+    """Code VECTORS as bits, to be searched: binmill search INDEX --vectors FILE.
+
+    Everything is learned from the first file; recall is measured on rows of it that are held out.
+    """
+    from flows.index import index_recipe
+
+    given = {
+        "methods": method, "bits": bits, "planes": planes, "cells": cells, "rescoring": rescoring or None
+    }  # fmt: skip
+    settings = {key: value for key, value in given.items() if value is not None}
+    recipe = index_recipe(vectors, output, settings, column or (), id_column, seed, append=append)
+    output.mkdir(parents=True, exist_ok=True)
+    _build(recipe, output.absolute(), output, workers, scheduler, memory, None, as_json)
+
+
+@app.command()
 def plan(
     recipe: RecipeArgument,
     output: Output = None,
@@ -354,7 +398,10 @@ def query(
 @app.command()
 def search(
     dataset: DatasetArgument,
-    like: Annotated[str, typer.Option(help="A file, or the id of a row (or its beginning).")],
+    like: Annotated[str | None, typer.Option(help="A file, or the id of a row (or its beginning).")] = None,
+    vectors: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Vectors that ask, a row each: .npy, Parquet or Arrow.")
+    ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many neighbours.")] = 10,
     where: Annotated[
         str | None,
@@ -384,7 +431,7 @@ def search(
     threads: Annotated[int, typer.Option(min=1, help="Row groups searched at once.")] = 1,
     as_json: JSON = False,
 ) -> None:
-    """Find the rows most like a file or a row, by their bit codes.
+    """Find the rows most like a file, a row, or vectors, by their bit codes.
 
     'information' is the mutual information of both rows' bits, in nats a bit (0.69: they tell each other's).
     """
@@ -392,13 +439,16 @@ def search(
     from flows.show import rows
     from tasks.query.dataset import open_dataset
 
+    asked = vectors if vectors is not None else like
+    if asked is None or (vectors is not None and like is not None):
+        raise QueryError("search: give one of --like and --vectors", "as --like FILE, or --vectors FILE")
     table = neighbours(
-        open_dataset(dataset), like, k, method, rescore=rescore, where=where, threads=threads, recall=recall
+        open_dataset(dataset), asked, k, method, rescore=rescore, where=where, threads=threads, recall=recall
     )
     if as_json:
         _print_json(table.to_pylist())
     else:
-        rows(out, table, k, short_ids=True)
+        rows(out, table, max(k, 100), short_ids=True)
 
 
 @app.command()

@@ -13,7 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from flows.cluster import executor
 from flows.progress import Lines
 from flows.recipes import DEMO, check_recipe, load_recipe
-from flows.stages import SCREENING_ONLY, STAGES, Stage, rebalancing_stages
+from flows.stages import SCREENING_ONLY, Stage, rebalancing_stages, stages_of
 from schemas.errors import WorkerError
 from schemas.recipe import Recipe
 from tasks.build import Build, Progress, release
@@ -55,7 +55,8 @@ def build_dataset(
     dict
         `digest`, `root`, `changed`, `computed` (items that were run) and `notes`.
     """
-    return _made(*_checked(recipe, base), STAGES, output, workers, scheduler, memory_mib, cache)
+    checked, folder = _checked(recipe, base)
+    return _made(checked, folder, stages_of(checked), output, workers, scheduler, memory_mib, cache)
 
 
 @flow(name="screen-table", persist_result=False, validate_parameters=False, log_prints=False)

@@ -3,7 +3,7 @@
 import contextlib
 from pathlib import Path
 
-from flows.stages import STAGES
+from flows.stages import stages_of
 from schemas.recipe import Recipe
 from tasks.build import Build, InProcess, NotThere
 from tasks.ingest.cache import default_cache
@@ -35,6 +35,6 @@ def plan_dataset(recipe: Recipe, base: Path, output: Path, cache: Path | None = 
             dry=True,
         )
         with contextlib.suppress(NotThere):
-            for _, stage in STAGES:
+            for _, stage in stages_of(recipe):
                 stage(build)
     return build

@@ -5,12 +5,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from flows.apply import load_fitted, recipe_of, selected_values
-from schemas.errors import QueryError
+from schemas.errors import BinmillError, QueryError
+from schemas.recipe import VectorsSource
 from schemas.tables import SPLITS
 from tasks.binarize.task import feature_matrix
+from tasks.binarize.vectors import open_vectors
 from tasks.extract.isolation import IsolatedParser
 from tasks.query.codes import CodeIndex
 from tasks.query.dataset import Dataset
@@ -21,7 +24,7 @@ from tasks.shards import find_rows
 
 def neighbours(
     dataset: Dataset,
-    like: str,
+    like: str | Path,
     k: int,
     method: str | None = None,
     *,
@@ -30,12 +33,13 @@ def neighbours(
     threads: int = 1,
     recall: float | None = None,
 ) -> Any:
-    """The k nearest rows, nearest first, with their labels: an Arrow table.
+    """The k nearest rows to each of what asks, nearest first, with what is known of them: an Arrow table.
 
     Parameters
     ----------
     like
-        Path of a file, or id of a row (or its beginning); a file goes before.
+        Path of a file, or id of a row (or its beginning); a file goes before. A `Path`: a table of vectors, each of
+        which asks; its hits have its number in `query`.
     method
         Binarizer; by default the one whose measured recall is best.
     rescore, where, threads, recall
@@ -47,23 +51,65 @@ def neighbours(
         Neither a file nor a row; or the method is not in the dataset.
     """
     index = CodeIndex(dataset, method, threads=threads)
-    hits = index.search(embedded(dataset, like), k, rescore=rescore, where=where, recall=recall)
+    queries = _of_vectors(dataset, like) if isinstance(like, Path) else embedded(dataset, like)
+    hits = index.search(queries, k, rescore=rescore, where=where, recall=recall)
     rows = [
-        {"sample_id": sample, "split": split, "distance": float(far), "information": float(shared)}
-        for sample, split, far, shared in zip(
-            hits.ids[0], hits.splits[0], hits.distances[0], hits.information[0], strict=True
-        )
+        {"query": n, "sample_id": sample, "split": split, "distance": float(far), "information": float(shared)}
+        for n, found in enumerate(zip(*hits, strict=True))
+        for sample, far, shared, split in zip(*found, strict=True)
         if sample is not None
     ]
-    return _with_labels(dataset, rows, index.method)
+    table = _with_labels(dataset, rows, index.method) if "labels" in dataset.manifest.tables else _with_places(
+        dataset, rows, index.method
+    )  # fmt: skip
+    if not isinstance(like, Path):
+        return table
+    return table.add_column(0, "query", pa.array([row["query"] for row in rows], pa.int64()))
 
 
 def embedded(dataset: Dataset, like: str) -> NDArray[np.float32]:
     """A file or a row as a query: float32[1, d], embedded as the dataset's rows are."""
+    if recipe_of(dataset).is_vectors:
+        return _of_index(dataset, like)
     fitted = load_fitted(dataset)
     path = Path(like)
     row = _of_file(dataset, path, fitted.names) if path.is_file() else _of_row(dataset, like)
     return fitted.embedding.transform(row[None, :])
+
+
+def _of_vectors(dataset: Dataset, path: Path) -> NDArray[np.float32]:
+    """Vectors of a file, embedded: float32[n, d]. Columns that the index read are taken where the file has them."""
+    if not path.exists():
+        raise QueryError(f"--vectors {path}: no such file", "give a .npy, Parquet or Arrow file of vectors")
+    recipe, embedding = recipe_of(dataset), load_fitted(dataset).embedding
+    first = recipe.sources[0]
+    columns = first.columns if isinstance(first, VectorsSource) and path.suffix != ".npy" else ()
+    try:
+        vectors = open_vectors(path, columns)
+    except BinmillError as error:
+        raise QueryError(f"--vectors {error.problem}", "name its columns as those of the index") from error
+    if len(vectors.names) != len(embedding.mean):
+        raise QueryError(
+            f"--vectors {path}: {len(vectors.names)} components, the dataset's rows have {len(embedding.mean)}",
+            "give vectors of the same model",
+        )
+    return embedding.transform(vectors.range(0, vectors.table.rows))
+
+
+def _of_index(dataset: Dataset, like: str) -> NDArray[np.float32]:
+    """The vector of a row of an index, from its int8 copy."""
+    sample = resolve_id(dataset, like)
+    for path in dataset.paths("codes"):
+        if "vector" not in pq.read_schema(path).names:
+            raise QueryError(
+                f"--like {like}: {dataset.root} keeps no vectors of its rows",
+                "ask with --vectors FILE, or index with --rescoring",
+            )
+        table = find_rows(path, "sample_id", sample, ["vector", "vector_scale"])
+        if table.num_rows:
+            small = np.frombuffer(table.column("vector")[0].as_py(), np.int8).astype(np.float32)
+            return small[None, :] * np.float32(table.column("vector_scale")[0].as_py())
+    raise QueryError(f"--like {like}: no such row", "ask with --vectors FILE")
 
 
 def _of_file(dataset: Dataset, path: Path, names: list[str]) -> NDArray[np.float32]:
@@ -92,6 +138,20 @@ def _of_row(dataset: Dataset, like: str) -> NDArray[np.float32]:
         f"--like {like}: row {sample[:16]}… has no place in train, validation or test",
         f"see why: binmill trace {dataset.root} {sample[:16]}",
     )
+
+
+def _with_places(dataset: Dataset, found: list[dict[str, Any]], method: str) -> Any:
+    """Each hit with its file and its number there: an Arrow table."""
+    ids = ", ".join("'" + row["sample_id"].replace("'", "''") + "'" for row in found) or "''"
+    sql = f"SELECT sample_id, filename, row FROM codes JOIN sources USING (source_id) WHERE sample_id IN ({ids})"
+    places = {r["sample_id"]: r for r in query(dataset, sql).to_pylist()}
+    schema = pa.schema(
+        [
+            ("distance", pa.float64()), ("information", pa.float64()), ("sample_id", pa.string()),
+            ("filename", pa.string()), ("row", pa.int64()), ("method", pa.string()),
+        ]
+    )  # fmt: skip
+    return pa.Table.from_pylist([row | places[row["sample_id"]] | {"method": method} for row in found], schema)
 
 
 def _with_labels(dataset: Dataset, found: list[dict[str, Any]], method: str) -> Any:

@@ -33,6 +33,15 @@ STAGES: tuple[Stage, ...] = (
 )
 """Each stage plans its items, computes what is missing, and goes on from the receipts. Publishing comes last."""
 
+INDEX: tuple[Stage, ...] = (("binarize", tasks.binarize.task.build_index),)
+"""Codes of vectors without labels."""
+
+
+def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
+    """The stages that a recipe's sources need."""
+    return INDEX if recipe.is_vectors else STAGES
+
+
 SCREENING_ONLY: tuple[Stage, ...] = (("screen", tasks.screen.source.build),)
 """The screening of a table by itself."""
 
@@ -43,9 +52,9 @@ def rebalancing_stages(recipe: Recipe) -> tuple[Stage, ...]:
     return (*(SCREENING_ONLY if weighs else ()), ("rebalance", tasks.rebalance.source.build))
 
 
-def run_stages(build: Build, run: Mapping[str, Any], stages: Sequence[Stage] = STAGES) -> Manifest:
+def run_stages(build: Build, run: Mapping[str, Any], stages: Sequence[Stage] | None = None) -> Manifest:
     """Every stage after the other, then the commit: what the flow does, without Prefect."""
-    for _, stage in stages:
+    for _, stage in stages or stages_of(build.recipe):
         stage(build)
     manifest, _ = tasks.publish.task.publish(build, run)
     return manifest

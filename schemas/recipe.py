@@ -193,8 +193,30 @@ class TableSource(Model):
     """Columns that are no features (identifiers, say)."""
 
 
+class VectorsSource(Model):
+    """Vectors to be searched, as a model made them: .npy, Parquet, Arrow (file, stream, or a folder of files).
+
+    The fitted tables are learned from the first source of a recipe; more can be appended without learning again.
+    """
+
+    kind: Literal["vectors"]
+    path: str
+    """File, relative to the recipe's file."""
+    columns: tuple[str, ...] = ()
+    """Columns of the vectors (lists of one length, or numbers); by default every one but `id_column`."""
+    id_column: str | None = None
+    """Column that names a row; by default the digest of the file's bytes and the row's number do."""
+
+
 Source = Annotated[
-    PypiSource | DebianSource | HttpSource | GitSource | InstalledSource | DirectorySource | TableSource,
+    PypiSource
+    | DebianSource
+    | HttpSource
+    | GitSource
+    | InstalledSource
+    | DirectorySource
+    | TableSource
+    | VectorsSource,
     Field(discriminator="kind"),
 ]
 
@@ -210,9 +232,9 @@ class LabelRule(Model):
 class Label(Model):
     """Where labels come from. Never from the bytes of the file that is labelled."""
 
-    origin: Literal["generator", "first-folder", "source", "column"]
+    origin: Literal["generator", "first-folder", "source", "column", "none"]
     """The wheel's `Generator` metadata; the first folder of the path; the name of the source (the project, package,
-    folder, file or repository); the table's label column."""
+    folder, file or repository); the table's label column; `none` of vectors."""
     rules: tuple[LabelRule, ...] = ()
     """First match wins. Without rules the declared value is the label."""
     default: str | None = None
@@ -595,11 +617,21 @@ class Recipe(Model):
             raise ValueError("sources: tables and executables cannot be in one dataset; write two recipes")
         if len(tables) > 1:
             raise ValueError("sources: one table to a dataset; join the tables first")
+        vectors = [s for s in self.sources if s.kind == "vectors"]
+        if vectors and len(vectors) != len(self.sources):
+            raise ValueError("sources: vectors are indexed by themselves; write two recipes")
+        if bool(vectors) != (self.label.origin == "none"):
+            raise ValueError("label.origin: 'none' goes with sources of vectors, and only with them")
         if bool(tables) != (self.label.origin == "column"):
             raise ValueError("label.origin: 'column' goes with a table source, and only with it")
         if tables and self.licences.allow:
             raise ValueError("licences.allow: a table states no licence; leave this out")
         return self
+
+    @property
+    def is_vectors(self) -> bool:
+        """Whether the data are vectors without labels, to be coded and searched."""
+        return self.sources[0].kind == "vectors"
 
     @property
     def is_table(self) -> bool:

@@ -229,7 +229,12 @@ these are. Of equally common values the first in order counts. The schema's meta
 
 
 def codes_schema(
-    codes: Mapping[str, int], estimated: Collection[str] = (), dimensions: int = 0, *, cells: bool = False
+    codes: Mapping[str, int],
+    estimated: Collection[str] = (),
+    dimensions: int = 0,
+    *,
+    cells: bool = False,
+    numbered: bool = False,
 ) -> Any:
     """One sample's bit codes: `fixed_size_binary` for each method, plane after plane, each packed little-endian.
 
@@ -245,8 +250,13 @@ def codes_schema(
         `vector_scale`. 0: it is not.
     cells
         Whether rows are stored by cell, of the fitted table `cells`: a row group has one.
+    numbered
+        Whether rows are those of a file of vectors: `source_id` and `row` say which.
     """
     fields = [pa.field("sample_id", pa.string(), nullable=False), pa.field("split", pa.string())]
+    if numbered:
+        fields.append(pa.field("source_id", pa.string(), nullable=False))
+        fields.append(pa.field("row", pa.int64(), nullable=False))
     if cells:
         fields.append(pa.field("cell", pa.int32(), nullable=False))
     for method, size in codes.items():
@@ -263,7 +273,7 @@ def codes_schema(
 def borders_schema(codes: Mapping[str, int], estimated: Collection[str] = ()) -> Any:
     """A copy of a row of `codes` in another cell that it is nearly in.
 
-    `row` is the row's number in the shard of `codes` that has the same key in its name.
+    `place` is the row's number in the shard of `codes` that has the same name.
     """
     schema = codes_schema(codes, estimated, cells=True)
-    return schema.insert(3, pa.field("row", pa.int32(), nullable=False))
+    return schema.insert(3, pa.field("place", pa.int32(), nullable=False))

@@ -27,6 +27,10 @@ VALUE_LIBRARIES: dict[str, tuple[str, ...]] = {
 """Libraries whose version can change a value that the stage writes (pyarrow: the bytes of every shard)."""
 
 
+SHARED = {"binarize": ("codes",)}
+"""Folders beside the stages whose code decides what a stage writes."""
+
+
 class Executor(Protocol):
     """Where items run. Yields each item with its receipt as it ends, in any order."""
 
@@ -221,7 +225,11 @@ def release() -> str:
 def code_digest(stage: str) -> str:
     """SHA-256 over the source files that decide what a stage writes."""
     tasks = Path(__file__).parent
-    files = [*sorted((tasks / stage).rglob("*.py")), *sorted(tasks.glob("*.py"))]
+    folders = (stage, *SHARED.get(stage, ()))
+    files = [
+        *(path for folder in folders for path in sorted((tasks / folder).rglob("*.py"))),
+        *sorted(tasks.glob("*.py")),
+    ]
     files.append(tasks.parent / "schemas" / "tables.py")
     sha = hashlib.sha256()
     for path in files:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tasks.build import SHARED, VALUE_LIBRARIES
+
 ROOT = Path(__file__).parent.parent
 ROOMS = ("schemas", "tasks", "flows")
 STAGES = ("ingest", "extract", "label", "split", "screen", "rebalance", "binarize", "publish", "query", "evaluate")
@@ -42,6 +44,15 @@ def test_no_stage_imports_another(path: Path) -> None:
     own = parts[0] if parts[0] in STAGES else None
     others = {i.split(".")[1] for i in imports(path) if i.startswith("tasks.") and i.split(".")[1] in STAGES}
     assert others <= {own}
+
+
+@pytest.mark.parametrize("stage", VALUE_LIBRARIES)
+def test_code_beside_the_stages_counts_for_those_that_use_it(stage: str) -> None:
+    used = {
+        i.split(".")[1] for path in (ROOT / "tasks" / stage).rglob("*.py") for i in imports(path) if i[:6] == "tasks."
+    }
+    folders = {folder for folder in used if (ROOT / "tasks" / folder).is_dir()} - set(STAGES)
+    assert folders == set(SHARED.get(stage, ()))
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name)

@@ -3,7 +3,7 @@
 import hashlib
 import heapq
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,21 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from schemas.tables import SPLITS, borders_schema, codes_schema
+from tasks.binarize import source
 from tasks.binarize.choosing import LEAST_ROWS, RESCORED, choose
 from tasks.binarize.embedding import Embedding, principal_components
 from tasks.binarize.fitting import Options
 from tasks.binarize.fitting import fit as fit_binarizer
 from tasks.binarize.partitioning import partition, probes
+from tasks.binarize.source import opened, ranges
+from tasks.binarize.vectors import open_vectors, sampled, standardised
 from tasks.build import Build
 from tasks.codes.binarizer import BINARIZERS, Binarizer, from_table
 from tasks.codes.cells import CELLS, Cells, cells_from_table
 from tasks.codes.rescore import exact_top_k, quantise, recall, rescored
 from tasks.codes.search import ask, distance, nearest_codes
 from tasks.items import Item, Receipt, Step, Workplace
-from tasks.shards import fitted_path, read_shard, table_path
+from tasks.shards import Shard, fitted_path, read_shard, table_path
 
 FIT_ROWS = 65_536
 """Rows of train that rotations and thresholds are fitted on: those with the smallest keyed hash of their id."""
@@ -80,68 +83,111 @@ PROBES: Any = pa.schema(
 
 def build(build: Build) -> None:
     """Plan and compute the embedding, the codes of every example, and their recall."""
-    recipe = build.recipe
-    options = recipe.binarizing
     scaler = build.shards("screen.scale", "scaler")[0]
     by_split = {split: build.shards("screen.apply", split) for split in SPLITS}
     train = by_split["train"]
-    config = options.model_dump(mode="json", exclude={"neighbors", "rescoring", "cells", "copies"}) | {
-        "seed": recipe.seed
-    }
-    if "auto" in options.methods:
-        config |= {"k": options.neighbors, "rescored": options.rescoring}
-    p = scaler.rows
-    sample = min(FIT_ROWS, sum(s.rows for s in train))
-    memory = 8 * p * (4 * p + 4 * sample) + 4 * p * max(s.rows for s in train) + 256 * 2**20
-    build.compute(
-        [
-            build.item(
-                "binarize", "fit", "embedding and rotations",
-                config=config,
-                inputs=[s.sha256 for s in (scaler, *train)],
-                args=config | {"scaler": scaler.path, "train": [s.path for s in train]},
-                memory=memory,
-            )
-        ]
+    learned = _Learned(
+        [s.sha256 for s in (scaler, *train)],
+        {"scaler": scaler.path, "train": [s.path for s in train]},
+        min(FIT_ROWS, sum(s.rows for s in train)), scaler.rows, max(s.rows for s in train),
     )  # fmt: skip
-    fitted = [build.shards("binarize.fit", name)[0] for name in ("embedding", "binarizers")]
-    if options.cells:
-        config = {"cells": options.cells, "copies": options.copies, "seed": recipe.seed}
-        place = {"embedding": fitted[0].path, "train": [s.path for s in train]}
-        inputs = [fitted[0].sha256, *(s.sha256 for s in train)]
-        memory = 16 * p * sample + 2**25 + 256 * 2**20
-        args = config | place
-        build.compute(
-            [build.item("binarize", "cells", "cells", config=config, inputs=inputs, args=args, memory=memory)]
-        )
-        fitted += build.shards("binarize.cells", "cells")
-    paths = {shard.table: shard.path for shard in fitted}
+    fitted = _fit(build, learned)
     items: list[Item] = []
     for split, shards in by_split.items():
         for n, shard in enumerate(shards, 1):
-            config = {"split": split, "rescoring": options.rescoring}
+            config = {"split": split, "rescoring": build.recipe.binarizing.rescoring}
             items.append(
                 build.item(
                     "binarize", "encode", f"{split}, shard {n} of {len(shards)}",
                     config=config, inputs=[shard.sha256, *(s.sha256 for s in fitted)],
-                    args=config | {"examples": shard.path} | paths,
-                    weight=shard.rows, memory=32 * p * shard.rows + 256 * 2**20,
+                    args=config | {"examples": shard.path} | _paths(fitted),
+                    weight=shard.rows, memory=32 * scaler.rows * shard.rows + 256 * 2**20,
                 )
             )  # fmt: skip
     build.compute(items)
     asking = [*by_split["validation"], *by_split["test"]]
-    config = {"k": options.neighbors, "seed": recipe.seed}
-    build.compute(
-        [
-            build.item(
-                "binarize", "recall", "recall of the codes",
-                config=config,
-                inputs=[s.sha256 for s in (*train, *asking, *fitted)],
-                args=config | {"train": [s.path for s in train], "queries": [s.path for s in asking]} | paths,
-                memory=8 * BASE_ROWS * 256 + 512 * 2**20,
-            )
-        ]
+    learned.inputs += [s.sha256 for s in asking]
+    learned.args["queries"] = [s.path for s in asking]
+    _recall(build, learned, fitted)
+
+
+def build_index(build: Build) -> None:
+    """Plan and compute the codes of files of vectors; all is learned from the first file."""
+    files = opened(build)
+    first = files[0]
+    width, where = len(first["names"]), {key: first[key] for key in ("path", "columns", "id_column", "rows")}
+    learned = _Learned([first["sha256"]], {"vectors": where}, min(FIT_ROWS, first["rows"]), width, BASE_ROWS)
+    fitted = _fit(build, learned)
+    items: list[Item] = []
+    for file in files:
+        for start, stop in ranges(build, file):
+            config: dict[str, Any] = {
+                "sha256": file["sha256"], "columns": file["columns"], "id_column": file["id_column"],
+                "start": start, "stop": stop, "rescoring": build.recipe.binarizing.rescoring,
+            }  # fmt: skip
+            items.append(
+                build.item(
+                    "binarize", "rows", f"{Path(file['path']).name}, rows {start:,} to {stop:,}",
+                    config=config, inputs=[file["sha256"], *(s.sha256 for s in fitted)],
+                    args=config | {"path": file["path"]} | _paths(fitted),
+                    weight=stop - start, memory=32 * width * (stop - start) + 256 * 2**20,
+                )
+            )  # fmt: skip
+    build.compute(items)
+    _recall(build, learned, fitted)
+
+
+@dataclass
+class _Learned:
+    """What is learned from: digests of the inputs, and arguments that say where they are."""
+
+    inputs: list[str]
+    args: dict[str, Any]
+    sample: int
+    columns: int
+    held: int
+
+
+def _paths(fitted: list[Shard]) -> dict[str, str]:
+    return {shard.table: shard.path for shard in fitted}
+
+
+def _fit(build: Build, learned: _Learned) -> list[Shard]:
+    """Fit the embedding, binarizers, and cells where they are asked for."""
+    recipe = build.recipe
+    options = recipe.binarizing
+    config = options.model_dump(mode="json", exclude={"neighbors", "rescoring", "cells", "copies"})
+    config |= {"seed": recipe.seed}
+    if "auto" in options.methods:
+        config |= {"k": options.neighbors, "rescored": options.rescoring}
+    p, sample = learned.columns, learned.sample
+    item = build.item(
+        "binarize", "fit", "embedding and rotations",
+        config=config, inputs=learned.inputs, args=config | learned.args,
+        memory=8 * p * (4 * p + 4 * sample) + 4 * p * learned.held + 256 * 2**20,
     )  # fmt: skip
+    build.compute([item])
+    fitted = [build.shards("binarize.fit", name)[0] for name in ("embedding", "binarizers")]
+    if options.cells:
+        config = {"cells": options.cells, "copies": options.copies, "seed": recipe.seed}
+        item = build.item(
+            "binarize", "cells", "cells",
+            config=config, inputs=[fitted[0].sha256, *learned.inputs], args=config | learned.args | _paths(fitted),
+            memory=16 * p * sample + 4 * p * learned.held + 384 * 2**20,
+        )  # fmt: skip
+        build.compute([item])
+        fitted += build.shards("binarize.cells", "cells")
+    return fitted
+
+
+def _recall(build: Build, learned: _Learned, fitted: list[Shard]) -> None:
+    config = {"k": build.recipe.binarizing.neighbors, "seed": build.recipe.seed}
+    item = build.item(
+        "binarize", "recall", "recall of the codes",
+        config=config, inputs=[*learned.inputs, *(s.sha256 for s in fitted)],
+        args=config | learned.args | _paths(fitted), memory=8 * BASE_ROWS * 256 + 512 * 2**20,
+    )  # fmt: skip
+    build.compute([item])
 
 
 def sample_rows(
@@ -175,15 +221,23 @@ def feature_matrix(table: Any) -> NDArray[np.float32]:
 
 
 def fit(place: Workplace) -> Receipt:
-    """Fit the embedding and each binarizer on real rows of train."""
+    """Fit the embedding and each binarizer on real rows of train, or on rows of the first file of vectors."""
     args, key = place.item.args, place.item.key
-    scaler = read_shard(place.root, args["scaler"])
+    rows = _fitting_rows(place)
+    if "vectors" in args:
+        mean, scale, covariance = standardised(rows)
+        names = open_vectors(
+            Path(args["vectors"]["path"]), args["vectors"]["columns"], args["vectors"]["id_column"]
+        ).names
+    else:
+        scaler = read_shard(place.root, args["scaler"])
+        mean, scale = scaler.column("mean").to_numpy(), scaler.column("scale").to_numpy()
+        covariance = np.stack([np.asarray(row) for row in scaler.column("covariance").to_pylist()])
+        names = scaler.column("feature").to_pylist()
     components = None
     if args["embedding"] == "pca":
-        covariance = np.stack([np.asarray(row) for row in scaler.column("covariance").to_pylist()])
         components, _ = principal_components(covariance, args["dimensions"])
-    embedding = Embedding(scaler.column("mean").to_numpy(), scaler.column("scale").to_numpy(), components)
-    _, rows = sample_rows(place.root, args["train"], FIT_ROWS, args["seed"], "fit")
+    embedding = Embedding(mean, scale, components)
     vectors = embedding.transform(rows)
     table = pa.Table.from_pylist(
         [
@@ -193,7 +247,7 @@ def fit(place: Workplace) -> Receipt:
                 "scale": embedding.scale[i],
                 "components": [] if components is None else components[i],
             }
-            for i, name in enumerate(scaler.column("feature").to_pylist())
+            for i, name in enumerate(names)
         ],
         EMBEDDING,
     )
@@ -212,6 +266,21 @@ def fit(place: Workplace) -> Receipt:
         fitted = [fit_binarizer(m, vectors, bits=args["bits"], seed=args["seed"], options=options) for m in methods]
     shards.append(place.write(fitted_path("binarizers", key), BINARIZERS, [b.table() for b in fitted]))
     return place.receipt(shards, dimensions=embedding.dimensions)
+
+
+def _fitting_rows(place: Workplace) -> NDArray[np.float32]:
+    """A sample of the rows that are learned from, before the embedding: float32[n, p]."""
+    args = place.item.args
+    if "vectors" in args:
+        return _sampled_vectors(args, queries=False)[:FIT_ROWS]
+    return sample_rows(place.root, args["train"], FIT_ROWS, args["seed"], "fit")[1]
+
+
+def _sampled_vectors(args: dict[str, Any], *, queries: bool) -> NDArray[np.float32]:
+    """Rows of a file that ask, or those that are searched and fitted on; none is both."""
+    about = args["vectors"]
+    asking, base = sampled(about["rows"], args["seed"], BASE_ROWS, QUERY_ROWS)
+    return open_vectors(Path(about["path"]), about["columns"], about["id_column"]).some(asking if queries else base)
 
 
 def load_embedding(root: Path, path: str) -> tuple[list[str], Embedding]:
@@ -243,44 +312,61 @@ def fit_cells(place: Workplace) -> Receipt:
     """Balanced cells of the embedding, fitted on real rows of train."""
     args = place.item.args
     _, embedding = load_embedding(place.root, args["embedding"])
-    _, rows = sample_rows(place.root, args["train"], FIT_ROWS, args["seed"], "fit")
-    cells = partition(embedding.transform(rows), args["cells"], args["copies"])
+    cells = partition(embedding.transform(_fitting_rows(place)), args["cells"], args["copies"])
     return place.receipt([place.write(fitted_path("cells", place.item.key), CELLS, [cells.table()])])
 
 
 def encode(place: Workplace) -> Receipt:
-    """Codes of the examples of one shard: in their order, or by cell, each a row group."""
-    args, key = place.item.args, place.item.key
+    """Codes of the examples of one shard."""
+    table = read_shard(place.root, place.item.args["examples"])
+    split = pa.array([place.item.args["split"]] * table.num_rows, pa.string())
+    columns = {"sample_id": table.column("sample_id").combine_chunks(), "split": split}
+    return _write_codes(place, feature_matrix(table), columns)
+
+
+def encode_vectors(place: Workplace) -> Receipt:
+    """Codes of some rows of a file of vectors."""
+    args = place.item.args
+    start, stop = args["start"], args["stop"]
+    vectors = open_vectors(Path(args["path"]), args["columns"], args["id_column"])
+    columns = {
+        "sample_id": pa.array(vectors.ids(start, stop, args["sha256"]), pa.string()),
+        "split": pa.nulls(stop - start, pa.string()),
+        "source_id": pa.array([args["sha256"][:16]] * (stop - start), pa.string()),
+        "row": pa.array(np.arange(start, stop)),
+    }
+    return _write_codes(place, vectors.range(start, stop), columns)
+
+
+def _write_codes(place: Workplace, x: NDArray[np.float32], columns: dict[str, Any]) -> Receipt:
+    """Codes of rows float32[n, p] beside columns of theirs: in their order, or by cell, each a row group."""
+    key, rescoring = place.item.key, place.item.args["rescoring"]
     embedding, binarizers = _fitted(place)
-    table = read_shard(place.root, args["examples"])
-    vectors = embedding.transform(feature_matrix(table))
+    vectors = embedding.transform(x)
     sizes = {method: b.bytes for method, b in binarizers.items()}
     estimated = [method for method, b in binarizers.items() if b.estimates]
-    dimensions = embedding.dimensions if args["rescoring"] else 0
-    columns = code_columns(binarizers, vectors, rescoring=args["rescoring"])
-    columns |= {
-        "sample_id": table.column("sample_id").combine_chunks(),
-        "split": pa.array([args["split"]] * len(vectors), pa.string()),
-    }
-    mapped = [*binarizers, *(["vector", "vector_scale"] if args["rescoring"] else [])]
+    columns = columns | code_columns(binarizers, vectors, rescoring=rescoring)
+    mapped = [*binarizers, *(["vector", "vector_scale"] if rescoring else [])]
     cells = _cells(place)
+    schema = codes_schema(
+        sizes, estimated, embedding.dimensions if rescoring else 0,
+        cells=cells is not None, numbered="source_id" in columns,
+    )  # fmt: skip
     if cells is None:
-        schema = codes_schema(sizes, estimated, dimensions)
         made = pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
-        return place.receipt([place.write(table_path("codes", key), schema, [made], raw=mapped)], rows=len(vectors))
+        return place.receipt([place.write(table_path("codes", key), schema, [made], raw=mapped)], rows=len(x))
     own, copied, others = cells.members(vectors)
     order = np.argsort(own, kind="stable")
-    schema = codes_schema(sizes, estimated, dimensions, cells=True)
     groups = _by_cell(schema, columns, own[order], order)
     shards = [place.write(table_path("codes", key), schema, groups, raw=mapped, grouped=True)]
     if len(copied):
-        places = np.argsort(order)[copied]  # a row's number among the codes as they are written
-        by_cell = np.lexsort((places, others))
+        places = np.argsort(order)  # of each row among the codes as they are written
+        columns["place"] = pa.array(places.astype(np.int32))
+        by_cell = np.lexsort((places[copied], others))
         schema = borders_schema(sizes, estimated)
-        columns["row"] = pa.array(np.argsort(order).astype(np.int32))
         groups = _by_cell(schema, columns, others[by_cell], copied[by_cell])
         shards.append(place.write(table_path("borders", key), schema, groups, raw=list(binarizers), grouped=True))
-    return place.receipt(shards, rows=len(vectors), copies=len(copied))
+    return place.receipt(shards, rows=len(x), copies=len(copied))
 
 
 def _by_cell(
@@ -317,11 +403,14 @@ def _fixed_binary(codes: NDArray[np.uint8]) -> Any:
 
 
 def measure_recall(place: Workplace) -> Receipt:
-    """Recall@k of each method: rows of validation and test ask for their neighbours among rows of train."""
+    """Recall@k of each method: rows of validation and test, or held out of a file, ask for their neighbours."""
     args = place.item.args
     embedding, binarizers = _fitted(place)
-    _, asking = sample_rows(place.root, args["queries"], QUERY_ROWS, args["seed"], "queries")
-    _, base_rows = sample_rows(place.root, args["train"], BASE_ROWS, args["seed"], "base")
+    if "vectors" in args:
+        asking, base_rows = (_sampled_vectors(args, queries=queries) for queries in (True, False))
+    else:
+        _, asking = sample_rows(place.root, args["queries"], QUERY_ROWS, args["seed"], "queries")
+        _, base_rows = sample_rows(place.root, args["train"], BASE_ROWS, args["seed"], "base")
     rows: list[dict[str, Any]] = []
     pruned: list[dict[str, float]] = []
     cells = _cells(place)
@@ -351,4 +440,6 @@ def measure_recall(place: Workplace) -> Receipt:
     return place.receipt(shards)
 
 
-STEPS: dict[str, Step] = {"fit": fit, "cells": fit_cells, "encode": encode, "recall": measure_recall}
+STEPS: dict[str, Step] = {
+    "fit": fit, "cells": fit_cells, "encode": encode, "rows": encode_vectors, "recall": measure_recall,
+} | source.STEPS  # fmt: skip

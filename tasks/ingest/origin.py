@@ -131,7 +131,9 @@ def resolve(source: Source, base: Path, cache_dir: Path | None = None, dry: bool
             Origin("directory", path.name, None, None, _listing_digest(path), str(path), project=source.project,
                    **_wanted(source.members))
         ]  # fmt: skip
-    return [_table(path, source)]
+    if isinstance(source, TableSource):
+        return [_table(path, source)]
+    raise SourceError(f"{path}: vectors have no labels to make examples of", "index them: binmill index")
 
 
 def _wanted(members: Members) -> dict[str, Any]:

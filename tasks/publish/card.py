@@ -125,6 +125,15 @@ def card(recipe: Recipe, summary: dict[str, Any], rows: dict[str, int]) -> str:
             "Everything learned (`fitted/`) was learned from `train` alone. `binmill verify .` checks every byte,",
             "`binmill trace . ID` shows where a row came from.",
         ]
+    elif "codes" in rows:
+        parts += [
+            "binmill search . --vectors QUERIES.npy -k 10",
+            'binmill query . "SELECT filename, count(*) FROM codes JOIN sources USING (source_id) GROUP BY ALL"',
+            "```",
+            "",
+            "Everything learned (`fitted/`) was learned from the first source. `binmill verify .` checks every byte,",
+            "`binmill trace . ID` shows which row of which file a row was.",
+        ]
     else:
         parts += [
             'binmill query . "SELECT feature, mi, q_value FROM screening WHERE selected ORDER BY rank"',

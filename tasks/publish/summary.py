@@ -54,7 +54,8 @@ def failures(build: Build) -> tuple[list[dict[str, Any]], int]:
         ).fetchall()
         # A table's inputs are its rows.
         total = sum(shard.rows for shard in build.shards("extract.rows", "features"))
-        opened = build.receipts.get("screen.open") or build.receipts.get("rebalance.open") or []
+        steps = ("screen.open", "rebalance.open", "binarize.open")
+        opened = next((build.receipts[step] for step in steps if step in build.receipts), [])
         total += sum(receipt.facts["rows"] for receipt in opened)
         if "observations" in present:
             total = _count(

@@ -100,7 +100,7 @@ class _Part:
     def numbers(self) -> NDArray[np.int64]:
         """Number of each row, over all parts."""
         if self.copies:
-            return self.start + self._read(["row"]).column(0).to_numpy().astype(np.int64)
+            return self.start + self._read(["place"]).column(0).to_numpy().astype(np.int64)
         return self.start + np.arange(self.rows)
 
     @cached_property
@@ -253,8 +253,8 @@ class CodeIndex:
         rescore
             Rank this many times k rows by their int8 vectors; 0: none; None: 4 where the dataset keeps vectors.
         where
-            An SQL condition (DuckDB) on the columns of `codes`, `labels`, `splits` and `binaries`, as
-            "format = 'pe'": only rows that meet it are searched.
+            An SQL condition (DuckDB) on `split` and the columns of `labels`, `splits` and `binaries` (of an index:
+            `row`, `filename`), as "format = 'pe'": only rows that meet it are searched.
         recall
             Read only as many cells, nearest first, as held this share of the exact neighbours when `probes` was
             measured; None: all rows.
@@ -399,6 +399,9 @@ class CodeIndex:
         tables = self.dataset.manifest.tables
         joined = "codes"
         columns = "codes.sample_id, codes.split"
+        if tables.get("sources") and "source_id" in pq.read_schema(self._parts[0].path).names:
+            joined += " LEFT JOIN sources ON sources.source_id = codes.source_id"
+            columns += ", codes.source_id, codes.row, sources.filename"
         for table, key in (("labels", "sample_id"), ("binaries", "sha256"), ("splits", "sample_id")):
             if tables.get(table):
                 joined += f" LEFT JOIN {table} ON {table}.{key} = codes.sample_id"

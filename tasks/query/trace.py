@@ -66,6 +66,8 @@ def resolve_id(dataset: Dataset, prefix: str) -> str:
             found.update(value for value in column.to_pylist() if value is not None and value.startswith(prefix))
         if len(found) > 1:
             break
+    if prefix in found:
+        return prefix  # an id of the user's may be how another begins
     if not found or not prefix:
         raise QueryError(
             f"{dataset.root}: no row has an id that starts with '{prefix}'",

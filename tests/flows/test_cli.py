@@ -44,6 +44,7 @@ def test_help_reads_well() -> None:
         "screen",
         "rebalance",
         "evaluate",
+        "index",
         "bench-codes",
         "query",
         "search",

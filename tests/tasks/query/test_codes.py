@@ -225,14 +225,14 @@ def test_a_row_group_has_one_cell_and_border_rows_are_in_several(celled: Dataset
     assert rows == [{"n": 1500, "different": 1500}]
     copies = query(celled, "SELECT count(*) AS n FROM borders").to_pylist()[0]["n"]
     assert 1200 < copies < 1800  # asked for: one a row on average
-    # A copy is its row, in another cell; `row` is its place in the shard of the same name.
+    # A copy is its row, in another cell; `place` is its row in the shard of the same name.
     for path in celled.paths("borders"):
         border, whole = pq.read_table(path), pq.read_table(path.parent.parent / "codes" / path.name)
-        same = whole.take(border["row"])
+        same = whole.take(border["place"])
         for name in ("sample_id", "split", *METHODS, "rabitq_norm", "rabitq_factor"):
             assert border[name].to_pylist() == same[name].to_pylist(), name
         assert all(a != b for a, b in zip(border["cell"].to_pylist(), same["cell"].to_pylist(), strict=True))
-        pairs = list(zip(border["cell"].to_pylist(), border["row"].to_pylist(), strict=True))
+        pairs = list(zip(border["cell"].to_pylist(), border["place"].to_pylist(), strict=True))
         assert len(set(pairs)) == len(pairs)
     assert [f for _, fs in verify(celled) for f in fs] == []
 

@@ -1,0 +1,90 @@
+"""Files of vectors without labels, coded as they are: what `binmill index` makes.
+
+All is learned from the first file. A file that is appended later gets codes of its own, and nothing is learned again.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from schemas.errors import RecipeError
+from schemas.recipe import VectorsSource
+from schemas.tables import SOURCES
+from tasks.binarize.vectors import open_vectors
+from tasks.build import Build
+from tasks.items import Item, Receipt, Step, Workplace
+from tasks.shards import sha256_file, table_path
+from tasks.tabular import ranges_of_rows, table_files
+
+FORMATS = ("npy", "parquet", "arrow")
+
+
+def opened(build: Build) -> list[dict[str, Any]]:
+    """Look at each file: path, digest, rows and names of its components, in the recipe's order.
+
+    Raises
+    ------
+    RecipeError
+        A source is named twice, or has other components than the first.
+    """
+    sources = [source for source in build.recipe.sources if isinstance(source, VectorsSource)]
+    paths = [(build.base / source.path).resolve() for source in sources]
+    items: list[Item] = []
+    for source, path in zip(sources, paths, strict=True):
+        config: dict[str, Any] = {
+            "source": source.model_dump(mode="json"),
+            "files": [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in table_files(path)],
+        }
+        args = config | {"path": str(path)}
+        items.append(build.item("binarize", "open", path.name, config=config, inputs=[], args=args))
+    found: list[dict[str, Any]] = [
+        receipt.facts | {"columns": list(source.columns), "id_column": source.id_column, "path": str(path)}
+        for receipt, source, path in zip(build.compute(items), sources, paths, strict=True)
+    ]
+    for n, file in enumerate(found):
+        if len(file["names"]) != len(found[0]["names"]):
+            raise RecipeError(
+                f"sources: {Path(file['path']).name} has vectors of {len(file['names'])} components, "
+                f"{Path(found[0]['path']).name} of {len(found[0]['names'])}",
+                "index vectors of one model together",
+            )
+        for other in found[:n]:
+            if file["sha256"] == other["sha256"]:
+                raise RecipeError(
+                    f"sources: {Path(file['path']).name} holds the same bytes as {Path(other['path']).name}",
+                    "name each file once",
+                )
+    return found
+
+
+def ranges(build: Build, file: dict[str, Any]) -> list[tuple[int, int]]:
+    """Rows of a file that a shard each is made of."""
+    publishing = build.recipe.publishing
+    step = max(1, min(128 * publishing.shard_files, publishing.shard_mib * 2**20 // (4 * len(file["names"]))))
+    return ranges_of_rows(open_vectors(Path(file["path"]), file["columns"], file["id_column"]).table, step)
+
+
+def open_source(place: Workplace) -> Receipt:
+    """A file's digest and columns; a row of the table `sources`."""
+    source = VectorsSource.model_validate(place.item.args["source"])
+    path = Path(place.item.args["path"])
+    vectors = open_vectors(path, source.columns, source.id_column)
+    if vectors.table.format not in FORMATS:
+        raise RecipeError(
+            f"sources.path: {path.name} is {vectors.table.format}; vectors are read from .npy, Parquet or Arrow",
+            "write it as Parquet: duckdb -c \"COPY (FROM 'x.csv') TO 'x.parquet'\"",
+        )
+    digests = [sha256_file(p) for p in table_files(path)]
+    joined = digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+    row: dict[str, Any] = dict.fromkeys(SOURCES.names)
+    row |= {
+        "source_id": joined[:16], "kind": "vectors", "name": path.stem, "filename": path.name,
+        "archive_sha256": joined, "status": "ok",
+    }  # fmt: skip
+    shard = place.write(table_path("sources", place.item.key), SOURCES, [pa.Table.from_pylist([row], SOURCES)])
+    return place.receipt([shard], sha256=joined, rows=vectors.table.rows, names=vectors.names)
+
+
+STEPS: dict[str, Step] = {"open": open_source}
