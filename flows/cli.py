@@ -419,6 +419,10 @@ def search(
             "(binarizing.rescoring), else 0.",
         ),
     ] = None,
+    binarizer: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="What 'binmill adapt' wrote: VECTORS are another model's than the rows'."),
+    ] = None,
     recall: Annotated[
         float | None,
         typer.Option(
@@ -443,12 +447,49 @@ def search(
     if asked is None or (vectors is not None and like is not None):
         raise QueryError("search: give one of --like and --vectors", "as --like FILE, or --vectors FILE")
     table = neighbours(
-        open_dataset(dataset), asked, k, method, rescore=rescore, where=where, threads=threads, recall=recall
-    )
+        open_dataset(dataset), asked, k, method,
+        rescore=rescore, where=where, threads=threads, recall=recall, binarizer=binarizer,
+    )  # fmt: skip
     if as_json:
         _print_json(table.to_pylist())
     else:
         rows(out, table, max(k, 100), short_ids=True)
+
+
+@app.command()
+def adapt(
+    dataset: DatasetArgument,
+    vectors: Annotated[
+        Path, typer.Argument(metavar="VECTORS", help="New vectors of rows that have codes: .npy, Parquet, Arrow.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File for what is learned (Parquet).")],
+    of: Annotated[str | None, typer.Option(help="File of the index whose rows they are, in order. [its first]")] = None,
+    column: Annotated[list[str] | None, typer.Option(help="Column of the vectors; may be repeated. [all]")] = None,
+    id_column: Annotated[str | None, typer.Option(help="Column with the id of the row that each is of.")] = None,
+    method: Annotated[str | None, typer.Option(help="Binarizer; default: the one with the best recall.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of what is held out.")] = 0,
+    as_json: JSON = False,
+) -> None:
+    """Search old codes with a new model's vectors: learn to code them so, from rows that are known in both.
+
+    No stored code changes. Then: binmill search DATASET --vectors NEW --binarizer FILE. Rows that are held out say how
+    often a new vector finds its own row.
+    """
+    from flows.adapt import adapt as adapted
+    from flows.adapt import table
+    from flows.show import rows
+    from tasks.query.dataset import open_dataset
+
+    found = adapted(
+        open_dataset(dataset), vectors, of=of, columns=column or (), id_column=id_column, method=method, seed=seed
+    )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    found.binarizer.save(output)
+    shown = table(found)
+    if as_json:
+        _print_json(shown.to_pylist()[0] | {"file": str(output)})
+    else:
+        rows(out, shown, 1)
 
 
 @app.command()

@@ -14,6 +14,7 @@ from schemas.recipe import VectorsSource
 from schemas.tables import SPLITS
 from tasks.binarize.task import feature_matrix
 from tasks.binarize.vectors import open_vectors
+from tasks.codes.binarizer import Binarizer, load
 from tasks.extract.isolation import IsolatedParser
 from tasks.query.codes import CodeIndex
 from tasks.query.dataset import Dataset
@@ -32,6 +33,7 @@ def neighbours(
     where: str | None = None,
     threads: int = 1,
     recall: float | None = None,
+    binarizer: Path | None = None,
 ) -> Any:
     """The k nearest rows to each of what asks, nearest first, with what is known of them: an Arrow table.
 
@@ -44,14 +46,19 @@ def neighbours(
         Binarizer; by default the one whose measured recall is best.
     rescore, where, threads, recall
         As of `CodeIndex`.
+    binarizer
+        What `binmill adapt` wrote: vectors that ask are another model's than the rows'.
 
     Raises
     ------
     QueryError
         Neither a file nor a row; or the method is not in the dataset.
     """
-    index = CodeIndex(dataset, method, threads=threads)
-    queries = _of_vectors(dataset, like) if isinstance(like, Path) else embedded(dataset, like)
+    own = None if binarizer is None else load(binarizer)
+    if own is not None and not isinstance(like, Path):
+        raise QueryError("--binarizer: it takes another model's vectors", "ask with --vectors FILE")
+    index = CodeIndex(dataset, method, threads=threads, binarizer=own)
+    queries = _of_vectors(dataset, like, own) if isinstance(like, Path) else embedded(dataset, like)
     hits = index.search(queries, k, rescore=rescore, where=where, recall=recall)
     rows = [
         {"query": n, "sample_id": sample, "split": split, "distance": float(far), "information": float(shared)}
@@ -77,8 +84,11 @@ def embedded(dataset: Dataset, like: str) -> NDArray[np.float32]:
     return fitted.embedding.transform(row[None, :])
 
 
-def _of_vectors(dataset: Dataset, path: Path) -> NDArray[np.float32]:
-    """Vectors of a file, embedded: float32[n, d]. Columns that the index read are taken where the file has them."""
+def _of_vectors(dataset: Dataset, path: Path, own: Binarizer | None) -> NDArray[np.float32]:
+    """Vectors of a file, embedded: float32[n, d]; as they are for a binarizer of their own.
+
+    Columns that the index read are taken where the file has them.
+    """
     if not path.exists():
         raise QueryError(f"--vectors {path}: no such file", "give a .npy, Parquet or Arrow file of vectors")
     recipe, embedding = recipe_of(dataset), load_fitted(dataset).embedding
@@ -88,12 +98,14 @@ def _of_vectors(dataset: Dataset, path: Path) -> NDArray[np.float32]:
         vectors = open_vectors(path, columns)
     except BinmillError as error:
         raise QueryError(f"--vectors {error.problem}", "name its columns as those of the index") from error
-    if len(vectors.names) != len(embedding.mean):
+    wanted = len(embedding.mean) if own is None else own.dimensions
+    if len(vectors.names) != wanted:
         raise QueryError(
-            f"--vectors {path}: {len(vectors.names)} components, the dataset's rows have {len(embedding.mean)}",
-            "give vectors of the same model",
+            f"--vectors {path}: {len(vectors.names)} components, wanted are {wanted}",
+            "give vectors of the rows' model; or another's, with what 'binmill adapt' learned (--binarizer)",
         )
-    return embedding.transform(vectors.range(0, vectors.table.rows))
+    asked = vectors.range(0, vectors.table.rows)
+    return embedding.transform(asked) if own is None else asked
 
 
 def _of_index(dataset: Dataset, like: str) -> NDArray[np.float32]:

@@ -118,6 +118,24 @@ def _key(path: str) -> str:
     return path.rsplit("/", 1)[1]
 
 
+def _comparable(new: Binarizer, old: Binarizer) -> Binarizer:
+    """A binarizer whose codes are comparable with another's.
+
+    Raises
+    ------
+    QueryError
+        They are not.
+    """
+    same = (new.width, new.planes, new.estimates) == (old.width, old.planes, old.estimates)
+    if not same or not np.array_equal(new.tables, old.tables):
+        raise QueryError(
+            f"--binarizer: a {new.method} of {new.planes} x {new.width} bits is not for these codes "
+            f"({old.planes} x {old.width})",
+            "fit it to them: binmill adapt DATASET VECTORS",
+        )
+    return new
+
+
 def _joined(several: list[Encoded]) -> Encoded:
     if len(several) == 1:
         return several[0]
@@ -151,6 +169,9 @@ class CodeIndex:
         Binarizer whose codes are searched; None: the one whose measured recall is best.
     threads
         Row groups that are searched at once. Results do not depend on it.
+    binarizer
+        For queries of another model, fitted to the codes that are stored (`binmill adapt`). Then no cells are known,
+        and nothing can be rescored.
 
     Attributes
     ----------
@@ -167,10 +188,12 @@ class CodeIndex:
     Raises
     ------
     QueryError
-        The dataset has no codes, or none of this method.
+        The dataset has no codes, or none of this method; or the binarizer is not for these codes.
     """
 
-    def __init__(self, dataset: Dataset, method: str | None = None, *, threads: int = 1) -> None:
+    def __init__(
+        self, dataset: Dataset, method: str | None = None, *, threads: int = 1, binarizer: Binarizer | None = None
+    ) -> None:
         self.dataset, self.threads = dataset, threads
         shards = dataset.manifest.tables.get("codes", [])
         if not shards or "binarizers" not in dataset.manifest.fitted:
@@ -181,10 +204,14 @@ class CodeIndex:
         methods: list[str] = table.column("method").to_pylist()
         measured = dataset.manifest.summary.get("recall") or []
         best: str = max(measured, key=lambda row: row["recall"])["method"] if measured else methods[0]
+        if binarizer is not None:
+            method = binarizer.method
         self.method = method or (best if best in methods else methods[0])
         if self.method not in methods:
             raise QueryError(f"--method {method}: not in this dataset", f"choose from {', '.join(methods)}")
         self.binarizer: Binarizer = from_table(table, self.method)
+        if binarizer is not None:
+            self.binarizer = _comparable(binarizer, self.binarizer)
         self._parts: list[_Part] = []
         self._cells: Cells | None = None
         self.probes: list[dict[str, Any]] = []
@@ -195,10 +222,10 @@ class CodeIndex:
             starts[_key(shard.path)] = start
             start += self._add(dataset.root / shard.path, start)
         self.rows = start
-        self.keeps_vectors = all("vector" in part.widths for part in self._parts)
+        self.keeps_vectors = binarizer is None and all("vector" in part.widths for part in self._parts)
         self._starts = np.array([part.start for part in self._parts])
         self._spans = _spans(self._parts)
-        if "cells" in dataset.manifest.fitted:
+        if "cells" in dataset.manifest.fitted and binarizer is None:
             self._cells = cells_from_table(self._fitted("cells"))
             self.probes = self._fitted("probes").to_pylist()
             for shard in dataset.manifest.tables.get("borders", []):
@@ -206,6 +233,22 @@ class CodeIndex:
 
     def _fitted(self, name: str) -> Any:
         return read_shard(self.dataset.root, self.dataset.fitted(name).relative_to(self.dataset.root).as_posix())
+
+    def about(self, columns: Sequence[str]) -> Any:
+        """Columns of `codes` other than codes, of all rows by their number: an Arrow table."""
+        files = dict.fromkeys(part.path for part in self._parts if not part.copies)
+        return pa.concat_tables([pq.ParquetFile(path).read(list(columns)) for path in files])
+
+    def stored(self, rows: NDArray[np.int64]) -> Encoded:
+        """Codes of some rows, by their numbers."""
+        codes = np.empty((len(rows), self.binarizer.bytes), np.uint8)
+        scalars = np.empty((2, len(rows)), np.uint8)
+        for part, places in self._by_part(rows):
+            encoded, some = part.encoded, rows[places] - part.start
+            codes[places] = encoded.codes[some]
+            if encoded.norms is not None and encoded.factors is not None:
+                scalars[0, places], scalars[1, places] = encoded.norms[some], encoded.factors[some]
+        return Encoded(codes, scalars[0], scalars[1]) if self.binarizer.estimates else Encoded(codes, None, None)
 
     def _add(self, path: Path, start: int, *, copies: bool = False) -> int:
         """Add a shard's row groups; says how many rows they have."""

@@ -45,6 +45,7 @@ def test_help_reads_well() -> None:
         "rebalance",
         "evaluate",
         "index",
+        "adapt",
         "bench-codes",
         "query",
         "search",

@@ -9,10 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
+from flows.adapt import adapt
 from flows.apply import apply
 from flows.index import index_recipe
 from flows.search import neighbours
 from schemas.errors import BinmillError, QueryError, RecipeError, SourceError
+from tasks.binarize.fitting import fit
 from tasks.query.codes import CodeIndex
 from tasks.query.dataset import Dataset, open_dataset
 from tasks.query.sql import query
@@ -125,7 +127,7 @@ def test_search_by_vectors_by_row_and_under_a_condition(index: Dataset, folder: 
     assert {row["filename"] for row in other} == {"one.npy"}
     assert max(row["row"] for row in other) < 100
     np.save(tmp_path / "wide.npy", np.zeros((2, 25), np.float32))
-    with pytest.raises(QueryError, match="25 components, the dataset's rows have 24"):
+    with pytest.raises(QueryError, match="25 components, wanted are 24"):
         neighbours(index, tmp_path / "wide.npy", 2)
     with pytest.raises(QueryError, match="no such file"):
         neighbours(index, tmp_path / "none.npy", 2)
@@ -175,3 +177,50 @@ def test_what_cannot_be_indexed_is_said(mill: Mill, folder: Path, index: Dataset
     mixed["label"] = {"origin": "column"}
     with pytest.raises(RecipeError, match="goes with sources of vectors"):
         mill(mixed, tmp_path / "wrong")
+
+
+@pytest.mark.parametrize("method", ["residual", "itq"])
+def test_a_new_models_vectors_search_old_codes(index: Dataset, folder: Path, tmp_path: Path, method: str) -> None:
+    random = np.random.default_rng(4)
+    turn = np.linalg.qr(random.standard_normal((40, 40)))[0][:24]
+
+    def newer(x: NDArray[np.float32]) -> NDArray[np.float32]:
+        return (2 * x @ turn + 0.3 + 0.02 * random.standard_normal((len(x), 40))).astype(np.float32)
+
+    np.save(tmp_path / "new.npy", newer(ONE))
+    asked = vectors(50, 5)
+    np.save(tmp_path / "asked.npy", newer(asked))
+    np.save(tmp_path / "old.npy", asked)
+    learned = adapt(index, tmp_path / "new.npy", method=method)
+    assert (learned.rows, learned.asked, learned.searched) == (720, 180, 900)
+    assert learned.found > (0.95 if method == "residual" else 0.3)
+    learned.binarizer.save(tmp_path / "b.parquet")
+    place = tmp_path / "b.parquet"
+    before = neighbours(index, tmp_path / "old.npy", 10, method, rescore=0).to_pylist()
+    after = neighbours(index, tmp_path / "asked.npy", 10, binarizer=place).to_pylist()
+    pairs = {(row["query"], row["sample_id"]) for row in before} & {(row["query"], row["sample_id"]) for row in after}
+    assert len(pairs) > (0.7 if method == "residual" else 0.3) * 500
+    # By id the same rows are known, in any order, with others among them that the index has not.
+    ids = query(index, "SELECT sample_id, row FROM codes JOIN sources USING (source_id) WHERE filename = 'one.npy'")
+    x = newer(ONE)
+    named = pa.table({"id": ids.column(0), "v": [x[row] for row in ids.column(1).to_pylist()]})
+    named = pa.concat_tables([named, pa.table({"id": ["stranger"], "v": [x[0]]})])
+    kinds = pa.schema([("id", pa.string()), ("v", pa.list_(pa.float32(), 40))])
+    pq.write_table(named.cast(kinds), tmp_path / "named.parquet")
+    again = adapt(index, tmp_path / "named.parquet", id_column="id", method=method)
+    assert again.searched == 900
+    assert again.found == pytest.approx(learned.found, abs=0.1)
+    for wrong, match in (
+        ("three.npy", "three.npy has 400"), ("none.npy", "no such file"),
+    ):  # fmt: skip
+        with pytest.raises(QueryError, match=match):
+            adapt(index, tmp_path / "new.npy", of=wrong)
+    with pytest.raises(QueryError, match="wanted are 40"):
+        neighbours(index, tmp_path / "old.npy", 10, binarizer=place)
+    with pytest.raises(QueryError, match="another model's vectors"):
+        neighbours(index, ids.column(0)[0].as_py(), 10, binarizer=place)
+    with pytest.raises(QueryError, match="no vectors to rescore"):
+        CodeIndex(index, binarizer=learned.binarizer).search(x[:1], rescore=4)
+    other = fit(method, ONE[:, :8])
+    with pytest.raises(QueryError, match="not for these codes"):
+        CodeIndex(index, binarizer=other)
