@@ -267,12 +267,13 @@ def read_shard(root: Path, path: str, columns: Sequence[str] | None = None) -> A
         ) from error
 
 
-def mapped(path: Path, group: int, column: str, width: int) -> NDArray[np.uint8] | None:
+def mapped(path: Path, group: int, column: str, width: int, footer: Any = None) -> NDArray[np.uint8] | None:
     """A column of one row group as it lies in the file, uint8[rows, width]: a view, nothing is read before it is used.
 
     None where it does not lie there as plain bytes of that width in one page: as written with `raw`, it does.
+    `footer` is the file's metadata, where it was read before: that of many row groups takes a while.
     """
-    about = pq.read_metadata(path)
+    about = pq.read_metadata(path) if footer is None else footer
     rows = about.row_group(group).num_rows
     chunk = about.row_group(group).column(about.schema.to_arrow_schema().get_field_index(column))
     header = chunk.total_compressed_size - rows * width

@@ -31,6 +31,8 @@ RESCORED = 4
 """Rows that are looked closer at for each one wanted."""
 QUERIES = 1024
 """Queries whose results are held at once."""
+FEW = 4
+"""Queries of which each is better searched in all of its cells at once than each cell for all that need it."""
 SPAN = 65_536
 """Rows of neighbouring row groups that are searched together, where these are smaller."""
 
@@ -69,9 +71,10 @@ class _Part:
     copies: bool
     method: str
     widths: dict[str, int] = field(repr=False)
+    footer: Any = field(repr=False)
 
     def _bytes(self, column: str, width: int) -> NDArray[np.uint8]:
-        found = mapped(self.path, self.group, column, width)
+        found = mapped(self.path, self.group, column, width, self.footer)
         if found is None:
             array = self._read([column]).column(column).combine_chunks()
             start = array.offset * width
@@ -79,7 +82,8 @@ class _Part:
         return found.reshape(self.rows, width)
 
     def _read(self, columns: Sequence[str]) -> Any:
-        return pq.ParquetFile(self.path).read_row_group(self.group, columns=list(columns)).combine_chunks()
+        file = pq.ParquetFile(self.path, metadata=self.footer)
+        return file.read_row_group(self.group, columns=list(columns)).combine_chunks()
 
     @cached_property
     def encoded(self) -> Encoded:
@@ -96,12 +100,14 @@ class _Part:
         small = self._bytes("vector", self.widths["vector"]).view(np.int8)
         return small, self._bytes("vector_scale", 4).view(np.float32)[:, 0]
 
+    @cached_property
+    def _places(self) -> NDArray[np.int32]:
+        return self._read(["place"]).column(0).to_numpy()
+
     @property
     def numbers(self) -> NDArray[np.int64]:
         """Number of each row, over all parts."""
-        if self.copies:
-            return self.start + self._read(["place"]).column(0).to_numpy().astype(np.int64)
-        return self.start + np.arange(self.rows)
+        return self.start + (self._places.astype(np.int64) if self.copies else np.arange(self.rows))
 
     @cached_property
     def about(self) -> Any:
@@ -267,7 +273,7 @@ class CodeIndex:
             if cell >= 0:
                 self._in_cell.setdefault(about.column(cell).statistics.min, []).append(len(self._parts))
             first = start if copies else start + total
-            self._parts.append(_Part(path, group, first, about.num_rows, copies, self.method, widths))
+            self._parts.append(_Part(path, group, first, about.num_rows, copies, self.method, widths, file.metadata))
             total += about.num_rows
         return total
 
@@ -364,15 +370,20 @@ class CodeIndex:
     ) -> tuple[NDArray[np.int64], Floats]:
         """Search for each query in its cells, int64[q, cells]; a row that is in several of them is found once."""
 
-        def search(cell: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
-            of = np.flatnonzero((near == cell).any(axis=1))
+        def in_cell(cell: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+            return search(np.flatnonzero((near == cell).any(axis=1)), [cell])
+
+        def search(of: NDArray[np.int64], cells: list[int]) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
             some = Asked(asked.codes[of], None if asked.projected is None else asked.projected[of])
-            parts = [self._parts[number] for number in self._in_cell.get(cell, [])]
-            ids, distances = self._nearest(parts, some, k, allowed)
+            parts = [self._parts[number] for cell in cells for number in self._in_cell.get(cell, [])]
+            ids, distances = self._with_ties(parts, some, k, allowed)
             return np.repeat(of, ids.shape[1]), ids.ravel(), distances.ravel()
 
         with ThreadPoolExecutor(max(1, self.threads)) as pool:
-            found = list(pool.map(search, np.unique(near).tolist()))
+            if len(near) <= FEW:
+                found = list(pool.map(lambda a: search(np.array([a]), near[a].tolist()), range(len(near))))
+            else:
+                found = list(pool.map(in_cell, np.unique(near).tolist()))
         query, ids, distances = (np.concatenate(part) for part in zip(*found, strict=True))
         order = np.lexsort((ids, distances, query))
         query, ids, distances = query[order], ids[order], distances[order]
@@ -385,6 +396,23 @@ class CodeIndex:
         best = np.full(shape, -1, np.int64), np.full(shape, np.inf, np.float32)
         best[0][query[kept], slot[kept]], best[1][query[kept], slot[kept]] = ids[kept], distances[kept]
         return best
+
+    def _with_ties(
+        self, parts: Sequence[_Part], asked: Asked, k: int, allowed: NDArray[np.bool_] | None
+    ) -> tuple[NDArray[np.int64], Floats]:
+        """The k nearest different rows and more, with all that are as near as the k-th.
+
+        Rows of several cells do not stand in the order of their numbers, which ties go by, and copies stand among them.
+        """
+        wanted = 2 * k
+        while True:
+            ids, distances = self._nearest(parts, asked, wanted, allowed)
+            if ids.shape[1] < wanted:
+                return ids, distances
+            closer = distances < distances[:, -1:]
+            if all(len(np.unique(row[near])) >= k for row, near in zip(ids, closer, strict=True)):
+                return ids, distances
+            wanted *= 2
 
     def _nearest(
         self, parts: Sequence[_Part], asked: Asked, k: int, allowed: NDArray[np.bool_] | None

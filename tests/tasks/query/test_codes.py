@@ -272,6 +272,13 @@ def test_reading_every_cell_is_reading_all_rows(
         all_cells = index.search(asked, 10, recall=1.0)
     assert everywhere.ids.tolist() == all_cells.ids.tolist()
     assert np.array_equal(everywhere.distances, all_cells.distances)
+    # Of codes alone many are equally near: ties go by row number, however few ask and however they are cut.
+    plainly = index.search(asked, 10, rescore=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(index, "_cells_for", lambda _: 24)
+        for size in (1, 3, len(asked)):
+            batches = [index.search(asked[i : i + size], 10, rescore=0, recall=1.0) for i in range(0, len(asked), size)]
+            assert np.concatenate([hits.ids for hits in batches]).tolist() == plainly.ids.tolist()
     assert np.array_equal(everywhere.distances, before.distances) or method == "sign"  # ties go by row number
     some = index.search(asked, 10, recall=0.5, rescore=0)
     for names in some.ids:
