@@ -100,7 +100,7 @@ def adapt(
 
 def _by_row(dataset: Dataset, vectors: Vectors, index: CodeIndex, of: str | None) -> NDArray[np.int64]:
     """Number in the index of each row of a file of it."""
-    if "sources" not in dataset.manifest.tables or "splits" in dataset.manifest.tables:
+    if not dataset.manifest.is_index:
         raise QueryError(f"{dataset.root}: not an index of files of vectors", "name rows by their ids: --id-column")
     sources = {row["filename"]: row for row in query(dataset, "SELECT filename, source_id FROM sources").to_pylist()}
     first = dataset.manifest.recipe["sources"][0]["path"].rsplit("/", 1)[-1]

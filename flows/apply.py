@@ -25,6 +25,7 @@ from tasks.extract.isolation import IsolatedParser
 from tasks.extract.layout import FEATURE_SETS
 from tasks.query.dataset import Dataset
 from tasks.shards import read_provenance, sha256_file
+from tasks.tablefiles import row_id
 from tasks.tabular import batches, open_table, table_features
 
 BATCH_FILES = 64
@@ -250,7 +251,7 @@ def _table_rows(path: Path, fitted: Fitted, every: dict[str, tuple[str, ...]]) -
     whole = {group: [names.index(name) for name in dims] for group, dims in every.items()}
     digest, row = sha256_file(path), 0
     for part in batches(table, source, 0, table.rows):
-        ids = [hashlib.sha256(f"{digest}\0{row + i}".encode()).hexdigest() for i in range(len(part.features))]
+        ids = [row_id(digest, row + i) for i in range(len(part.features))]
         row += len(ids)
         about = {fitted.free("file"): pa.array([_text(path)] * len(ids)), "sample_id": pa.array(ids)}
         columns = about | fitted.columns(np.ascontiguousarray(part.features[:, index]))

@@ -117,7 +117,7 @@ def screened(console: Console, manifest: Manifest, root: Path) -> None:
 def next_commands(manifest: Manifest, root: Path) -> list[str]:
     """Three commands that work on this dataset."""
     place = _shortest(root)
-    if "sources" in manifest.tables and "splits" not in manifest.tables and "codes" in manifest.tables:
+    if manifest.is_index:
         sql = "SELECT filename, count(*) AS n FROM codes JOIN sources USING (source_id) GROUP BY ALL"
         asked = f"binmill search {place} --vectors QUERIES.npy -k 5"
         return [asked, f'binmill query {place} "{sql}"', f"binmill verify {place}"]

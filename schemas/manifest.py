@@ -36,6 +36,11 @@ class Manifest(BaseModel):
     summary: dict[str, Any]
     run: dict[str, Any]
 
+    @property
+    def is_index(self) -> bool:
+        """Whether it holds vectors without labels, coded to be searched (`binmill index`)."""
+        return any(source.get("kind") == "vectors" for source in self.recipe.get("sources", ()))
+
     def content_digest(self) -> str:
         """SHA-256 over what the dataset is; equals `digest` unless the manifest was changed."""
         return content_digest(self.name, self.recipe, self.tables, self.fitted)

@@ -162,22 +162,6 @@ def _table(path: Path, kind: str, schema: Any, files: tuple[File, ...], about: A
     return Table(path, kind, schema, sum(file.rows for file in files), files, spelled, about)
 
 
-def table_files(path: Path) -> list[Path]:
-    """The files of a table.
-
-    Raises
-    ------
-    RecipeError
-        There is nothing at the path.
-    """
-    if path.is_dir():
-        return sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith((".", "_")))
-    if not path.is_file():
-        raise RecipeError(f"sources.path: {path} is not there", "check the path; it is relative to the recipe's file")
-    beside = [path.with_suffix(s) for s in (".bim", ".fam")] if path.suffix.lower() == ".bed" else []
-    return [path, *(p for p in beside if p.is_file())]
-
-
 def _open_folder(folder: Path) -> Table:
     paths = sorted(p for p in folder.iterdir() if not p.name.startswith((".", "_")))
     strangers = [p.name for p in paths if p.is_dir() or p.suffix.lower() == ".npy" or csv_suffix(p)]

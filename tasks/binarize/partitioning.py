@@ -1,5 +1,7 @@
 """Balanced cells fitted on train, and what reading only some of them finds."""
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -61,7 +63,7 @@ def partition(vectors: Floats, count: int, copies: float) -> Cells:
     offsets = _balanced(x, centroids)
     own, _ = _assigned(x, centroids, offsets)
     cells = Cells(centroids, offsets, np.bincount(own, minlength=count).astype(np.int64), 0.0)
-    return Cells(centroids, offsets, cells.rows, _border(cells, x, copies))
+    return replace(cells, border=_border(cells, x, copies))
 
 
 def _balanced(x: Floats, centroids: Floats) -> NDArray[np.float64]:

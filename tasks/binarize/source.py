@@ -3,7 +3,6 @@
 All is learned from the first file. A file that is appended later gets codes of its own, and nothing is learned again.
 """
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,9 @@ from schemas.tables import SOURCES
 from tasks.binarize.vectors import open_vectors
 from tasks.build import Build
 from tasks.items import Item, Receipt, Step, Workplace
-from tasks.shards import sha256_file, table_path
-from tasks.tabular import ranges_of_rows, table_files
+from tasks.shards import table_path
+from tasks.tablefiles import stamps, table_digest
+from tasks.tabular import ranges_of_rows
 
 FORMATS = ("npy", "parquet", "arrow")
 
@@ -35,7 +35,7 @@ def opened(build: Build) -> list[dict[str, Any]]:
     for source, path in zip(sources, paths, strict=True):
         config: dict[str, Any] = {
             "source": source.model_dump(mode="json"),
-            "files": [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in table_files(path)],
+            "files": stamps(path),
         }
         args = config | {"path": str(path)}
         items.append(build.item("binarize", "open", path.name, config=config, inputs=[], args=args))
@@ -76,15 +76,14 @@ def open_source(place: Workplace) -> Receipt:
             f"sources.path: {path.name} is {vectors.table.format}; vectors are read from .npy, Parquet or Arrow",
             "write it as Parquet: duckdb -c \"COPY (FROM 'x.csv') TO 'x.parquet'\"",
         )
-    digests = [sha256_file(p) for p in table_files(path)]
-    joined = digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+    digest = table_digest(path)
     row: dict[str, Any] = dict.fromkeys(SOURCES.names)
     row |= {
-        "source_id": joined[:16], "kind": "vectors", "name": path.stem, "filename": path.name,
-        "archive_sha256": joined, "status": "ok",
+        "source_id": digest[:16], "kind": "vectors", "name": path.stem, "filename": path.name,
+        "archive_sha256": digest, "status": "ok",
     }  # fmt: skip
     shard = place.write(table_path("sources", place.item.key), SOURCES, [pa.Table.from_pylist([row], SOURCES)])
-    return place.receipt([shard], sha256=joined, rows=vectors.table.rows, names=vectors.names)
+    return place.receipt([shard], sha256=digest, rows=vectors.table.rows, names=vectors.names)
 
 
 STEPS: dict[str, Step] = {"open": open_source}

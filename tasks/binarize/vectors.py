@@ -1,6 +1,5 @@
 """Vectors in files of any size, without labels: some rows or a range of them, and their ids."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from schemas.errors import BinmillError, SourceError
 from schemas.recipe import TableSource
 from tasks.codes.rotation import stream
+from tasks.tablefiles import row_id
 from tasks.tabular import Table, batches, open_table, record_batches, table_features, texts
 
 Floats = NDArray[np.float32]
@@ -60,7 +60,7 @@ class Vectors:
             A row has no id.
         """
         if self.id_column is None:
-            return [hashlib.sha256(f"{sha256}\0{row}".encode()).hexdigest() for row in range(start, stop)]
+            return [row_id(sha256, row) for row in range(start, stop)]
         found: list[str] = []
         for batch in record_batches(self.table, [self.id_column], start, stop):
             for text in texts(batch.column(0)):

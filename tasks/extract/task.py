@@ -23,6 +23,7 @@ from tasks.extract.parse import Extracted
 from tasks.extract.similarity import PERMUTATIONS, SIGNATURES
 from tasks.items import Item, Receipt, Step, Workplace
 from tasks.shards import read_shard, table_path, work_path
+from tasks.tablefiles import row_id
 from tasks.tabular import batches, open_table, table_features
 
 VECTORS: Any = pa.schema(
@@ -229,10 +230,7 @@ def rows(place: Workplace) -> Receipt:
         labels += part.labels
         groups += part.groups if part.groups is not None else [None] * len(part.labels)
     matrix = np.concatenate(matrices) if matrices else np.zeros((0, len(names)), np.float32)
-    ids = [
-        hashlib.sha256(f"{args['sha256']}\0{row}".encode()).hexdigest()
-        for row in range(args["start"], args["start"] + len(matrix))
-    ]
+    ids = [row_id(args["sha256"], args["start"] + n) for n in range(len(matrix))]
     order = sorted(range(len(ids)), key=ids.__getitem__)
     schema = features_schema("table", {"table": tuple(names)})
     flat = pa.array(np.ascontiguousarray(matrix[order]).reshape(-1), pa.float32())

@@ -1,11 +1,11 @@
 """Search by bit codes, straight from a dataset's Parquet files: what is plain in them is mapped, not read."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +26,8 @@ from tasks.shards import mapped, read_shard
 pc: Any = compute  # its functions are made at import, unseen by type checkers
 
 Floats = NDArray[np.float32]
+T = TypeVar("T")
+R = TypeVar("R")
 
 RESCORED = 4
 """Rows that are looked closer at for each one wanted."""
@@ -359,9 +361,15 @@ class CodeIndex:
             ids, distances = self._rescored(queries, ids, k)
         return self._hits(asked, ids[:, :k], distances[:, :k], k)
 
+    def _each(self, search: Callable[[T], R], of: Iterable[T]) -> list[R]:
+        """Results in order; one thread starts no other, which would take as long as a small search."""
+        if self.threads <= 1:
+            return [search(part) for part in of]
+        with ThreadPoolExecutor(self.threads) as pool:
+            return list(pool.map(search, of))
+
     def _everywhere(self, asked: Asked, k: int, allowed: NDArray[np.bool_] | None) -> tuple[NDArray[np.int64], Floats]:
-        with ThreadPoolExecutor(max(1, self.threads)) as pool:
-            found = list(pool.map(lambda parts: self._nearest(parts, asked, k, allowed), self._spans))
+        found = self._each(lambda parts: self._nearest(parts, asked, k, allowed), self._spans)
         nothing = np.empty((len(asked.codes), 0), np.int64), np.empty((len(asked.codes), 0), np.float32)
         return merge([nothing, *found], k)
 
@@ -379,11 +387,10 @@ class CodeIndex:
             ids, distances = self._with_ties(parts, some, k, allowed)
             return np.repeat(of, ids.shape[1]), ids.ravel(), distances.ravel()
 
-        with ThreadPoolExecutor(max(1, self.threads)) as pool:
-            if len(near) <= FEW:
-                found = list(pool.map(lambda a: search(np.array([a]), near[a].tolist()), range(len(near))))
-            else:
-                found = list(pool.map(in_cell, np.unique(near).tolist()))
+        if len(near) <= FEW:
+            found = self._each(lambda a: search(np.array([a]), near[a].tolist()), range(len(near)))
+        else:
+            found = self._each(in_cell, np.unique(near).tolist())
         query, ids, distances = (np.concatenate(part) for part in zip(*found, strict=True))
         order = np.lexsort((ids, distances, query))
         query, ids, distances = query[order], ids[order], distances[order]

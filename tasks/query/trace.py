@@ -1,6 +1,5 @@
 """From a row back to where it came from."""
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from schemas.errors import QueryError
 from schemas.tables import SPLITS
 from tasks.query.dataset import Dataset
 from tasks.shards import find_rows, read_provenance
+from tasks.tablefiles import row_id
 
 KEYS = {
     **dict.fromkeys((*SPLITS, "train_dropped"), "sample_id"),
@@ -123,6 +123,6 @@ def _row_of_a_table(made: dict[str, Any], sample: Any) -> int | None:
     if made["step"] != "rows" or not {"sha256", "start", "stop"} <= config.keys():
         return None
     for number in range(config["start"], config["stop"]):
-        if hashlib.sha256(f"{config['sha256']}\0{number}".encode()).hexdigest() == sample:
+        if row_id(config["sha256"], number) == sample:
             return number
     return None

@@ -3,7 +3,6 @@
 This is the rebalance stage of `binmill rebalance`, which knows no splits: every row with a label counts.
 """
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -23,8 +22,9 @@ from tasks.items import Receipt, Step, Workplace
 from tasks.moments import Sums, sums
 from tasks.rebalance.rebalancing import rebalance
 from tasks.rebalance.typed import is_number, numbers
-from tasks.shards import fitted_path, read_shard, sha256_file, table_path, work_path
-from tasks.tabular import Table, open_table, ranges_of_rows, record_batches, refuse_reserved, table_files, texts
+from tasks.shards import fitted_path, read_shard, table_path, work_path
+from tasks.tablefiles import row_id, stamps, table_digest
+from tasks.tabular import Table, open_table, ranges_of_rows, record_batches, refuse_reserved, texts
 
 pc: Any = compute  # its functions are made at import, unseen by type checkers
 
@@ -57,7 +57,7 @@ def build(build: Build) -> None:
     path = (build.base / source.path).resolve()
     config: dict[str, Any] = {
         "source": source.model_dump(mode="json"),
-        "files": [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in table_files(path)],
+        "files": stamps(path),
     }
     item = build.item("rebalance", "open", path.name, config=config, inputs=[], args=config | {"path": str(path)})
     facts = build.compute([item])[0].facts
@@ -169,7 +169,6 @@ def open_source(place: Workplace) -> Receipt:
     args = place.item.args
     source = TableSource.model_validate(args["source"])
     path = Path(args["path"])
-    digests = [sha256_file(p) for p in table_files(path)]
     table, where = open_table(path), str(path)
     if not table.rows:
         raise RecipeError(f"{path}: the table has no rows", "give a table with rows")
@@ -181,10 +180,9 @@ def open_source(place: Workplace) -> Receipt:
         batches = record_batches(table, table.schema.names, 0, table.rows, table.rows)
         shards.append(place.write(work_path("staged", place.item.key), table.schema, batches, group))
         where = shards[0].path
-    joined = digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
     return place.receipt(
         shards,
-        path=where, sha256=joined, rows=table.rows, row_bytes=row_bytes,
+        path=where, sha256=table_digest(path), rows=table.rows, row_bytes=row_bytes,
         numbers=[f.name for f in features if is_number(f.kind)],
         texts=[f.name for f in features if not is_number(f.kind)],
     )  # fmt: skip
@@ -205,7 +203,7 @@ def rows(place: Workplace) -> Receipt:
         labels += texts(batch.column(source.label_column))
         batches.append(pa.RecordBatch.from_arrays([f.of(batch) for f in features], schema=schema))
     columns = pa.Table.from_batches(batches, schema=schema).unify_dictionaries().combine_chunks()
-    ids = [hashlib.sha256(f"{args['sha256']}\0{args['start'] + n}".encode()).hexdigest() for n in range(len(labels))]
+    ids = [row_id(args["sha256"], args["start"] + n) for n in range(len(labels))]
     order = sorted((n for n, label in enumerate(labels) if label is not None), key=ids.__getitem__)
     columns = columns.take(pa.array(order, pa.int64())).combine_chunks()
     chosen = [str(labels[n]) for n in order]

@@ -21,7 +21,8 @@ from tasks.screen.inputs import TableInput, forget_tables, opened
 from tasks.screen.passes import SHORT_ROWS, Part, Passes, screen
 from tasks.screen.state import BLOCK
 from tasks.shards import Shard, fitted_path, read_shard, sha256_file, work_path
-from tasks.tabular import ranges_of_rows, staged, table_files
+from tasks.tablefiles import stamps, table_files
+from tasks.tabular import ranges_of_rows, staged
 
 PART_BYTES = 1 << 30
 """Values of a part of the rows of a tall table, in bytes."""
@@ -77,7 +78,7 @@ def build(build: Build) -> None:
     path = (build.base / source.path).resolve()
     config = {
         "source": source.model_dump(mode="json"),
-        "files": [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in table_files(path)],
+        "files": stamps(path),
     }
     args = config | {"path": str(path), "part_bytes": PART_BYTES, "part_rows": SHORT_ROWS}
     item = build.item("screen", "open", path.name, config=config, inputs=[], args=args)
