@@ -158,7 +158,7 @@ def test_wide_and_tall_are_what_duckdb_reads(tmp_path: Path, rows: int, columns:
         path = tmp_path / name
         kind = "parquet" if name == "t.parquet" else "csv"
         sql = f"select * from read_{kind}('{path}') limit {stop - start} offset {start}"
-        found = duckdb.sql(sql).fetchnumpy()
+        found: Any = duckdb.sql(sql).fetchnumpy()
         wanted = np.array([np.ma.filled(found[n].astype(np.float32), np.nan) for n in names])
         opened = open_table(path)
         features = features_of(opened, None)[0]

@@ -1,0 +1,172 @@
+"""Commands that ask a dataset: query, search, describe, trace, verify."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from flows.cli.app import JSON, DatasetArgument, app, err, out, print_json
+from schemas.errors import QueryError
+
+PANEL = "Ask a dataset"
+
+
+@app.command(rich_help_panel=PANEL)
+def query(
+    dataset: DatasetArgument,
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="One SELECT; tables go by their names.")],
+    limit: Annotated[int, typer.Option(min=1, help="Rows to show (all of them with --json).")] = 100,
+    as_json: JSON = False,
+) -> None:
+    """Ask a dataset with SQL (DuckDB). Read-only; nothing outside the dataset is in reach.
+
+    Tables: sources, observations, binaries, labels, features, splits, screening, train, validation, test, codes,
+    and fitted_NAME for what was learned.
+    """
+    from flows.show import rows
+    from tasks.query.dataset import open_dataset
+    from tasks.query.sql import query as ask
+
+    table = ask(open_dataset(dataset), sql, None if as_json else limit + 1)
+    if as_json:
+        print_json(table.to_pylist())
+    else:
+        rows(out, table, limit)
+
+
+@app.command(rich_help_panel=PANEL)
+def search(
+    dataset: DatasetArgument,
+    like: Annotated[str | None, typer.Option(help="A file, or the id of a row (or its beginning).")] = None,
+    vectors: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Vectors that ask, a row each: .npy, Parquet or Arrow.")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many neighbours.")] = 10,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SQL",
+            help="Only rows that meet a condition on labels, binaries and splits, as \"format = 'pe'\".",
+        ),
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="Binarizer; default: the one with the best recall.")] = None,
+    rescore: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Look closer, by int8 vectors, at this many times K rows. Default: 4 where the dataset keeps vectors "
+            "(binarizing.rescoring), else 0.",
+        ),
+    ] = None,
+    binarizer: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="What 'binmill adapt' wrote: VECTORS are another model's than the rows'."),
+    ] = None,
+    recall: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Read only the cells nearest to the query (binarizing.cells): as many as held this share of true "
+            "neighbours when measured. Default: read all rows.",
+        ),
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Row groups searched at once.")] = 1,
+    as_json: JSON = False,
+) -> None:
+    """Find the rows most like a file, a row, or vectors, by their bit codes.
+
+    'information' is the mutual information of both rows' bits, in nats a bit (0.69: they tell each other's).
+    """
+    from flows.search import neighbours
+    from flows.show import rows
+    from tasks.query.dataset import open_dataset
+
+    asked = vectors if vectors is not None else like
+    if asked is None or (vectors is not None and like is not None):
+        raise QueryError("search: give one of --like and --vectors", "as --like FILE, or --vectors FILE")
+    table = neighbours(
+        open_dataset(dataset), asked, k, method,
+        rescore=rescore, where=where, threads=threads, recall=recall, binarizer=binarizer,
+    )  # fmt: skip
+    if as_json:
+        print_json(table.to_pylist())
+    else:
+        rows(out, table, max(k, 100), short_ids=True)
+
+
+@app.command(rich_help_panel=PANEL)
+def verify(dataset: DatasetArgument, as_json: JSON = False) -> None:
+    """Check every byte of a dataset against its manifest, and its promises against its rows.
+
+    Ends with 1 and names what is wrong when anything is.
+    """
+    from rich.progress import track
+
+    from tasks.query.dataset import open_dataset
+    from tasks.query.verify import Finding
+    from tasks.query.verify import verify as check
+
+    opened = open_dataset(dataset)
+    findings: list[Finding] = []
+    checked = 0
+    for _, found in track(
+        check(opened),
+        description="verifying",
+        total=len(opened.manifest.shards()) + len(opened.manifest.files) + 4,
+        console=err,
+        disable=not err.is_terminal,
+        transient=True,
+    ):
+        checked += 1
+        findings += found
+    if as_json:
+        print_json({"ok": not findings, "checked": checked, "findings": [dataclasses.asdict(f) for f in findings]})
+    elif findings:
+        for finding in findings:
+            out.print(f"[red]✗[/] {escape(finding.where)}: {escape(finding.problem)}", soft_wrap=True)
+        out.print(f"  → run the recipe again: damaged shards are made anew ({escape(str(dataset))}/recipe.yaml)")
+    else:
+        out.print(
+            f"[green]✓[/] {escape(str(dataset))}: {len(opened.manifest.shards())} shards and all promises hold; "
+            f"digest {opened.manifest.digest}",
+            soft_wrap=True,
+        )
+    if findings:
+        raise typer.Exit(1)
+
+
+@app.command(rich_help_panel=PANEL)
+def trace(
+    dataset: DatasetArgument,
+    row: Annotated[str, typer.Argument(metavar="ID", help="Id of a row, or its beginning.")],
+    as_json: JSON = False,
+) -> None:
+    """Show where a row came from: parents, features, file, archive, URL, and what made each shard."""
+    from flows.show import tree
+    from tasks.query.dataset import open_dataset
+    from tasks.query.trace import resolve_id
+    from tasks.query.trace import trace as follow
+
+    opened = open_dataset(dataset)
+    chain = follow(opened, resolve_id(opened, row))
+    if as_json:
+        print_json(dataclasses.asdict(chain))
+    else:
+        tree(out, chain)
+
+
+@app.command(rich_help_panel=PANEL)
+def describe(dataset: DatasetArgument, as_json: JSON = False) -> None:
+    """Say what a dataset is: files, failures, balance, top features, recall, tables."""
+    from flows.show import report, tables
+    from tasks.query.dataset import open_dataset
+
+    opened = open_dataset(dataset)
+    if as_json:
+        print_json(opened.manifest.model_dump(mode="json"))
+    else:
+        report(out, opened.manifest, opened.root, commands=False)
+        tables(out, opened.manifest)

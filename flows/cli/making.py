@@ -1,0 +1,335 @@
+"""Commands that make datasets: run, demo, screen, rebalance, index, plan, schema."""
+
+import dataclasses
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from flows.cli.app import (
+    JSON,
+    Cache,
+    Memory,
+    Output,
+    RecipeArgument,
+    Scheduler,
+    Workers,
+    app,
+    err,
+    interrupted,
+    out,
+    print_json,
+    quiet_libraries,
+)
+
+PANEL = "Make datasets"
+
+
+@app.command(rich_help_panel=PANEL)
+def run(
+    recipe: RecipeArgument,
+    output: Output = None,
+    workers: Workers = 1,
+    scheduler: Scheduler = None,
+    memory: Memory = None,
+    cache: Cache = None,
+    as_json: JSON = False,
+) -> None:
+    """Make the dataset that RECIPE describes, or bring it up to date.
+
+    What is already there and right is kept: an interrupted run goes on from where it stopped, and a second run
+    computes nothing.
+    """
+    from flows.recipes import load_recipe
+
+    checked = load_recipe(recipe)
+    _build(
+        checked.model_dump(mode="json"),
+        recipe.resolve().parent,
+        output or Path(checked.name),
+        workers, scheduler, memory, cache, as_json,
+    )  # fmt: skip
+
+
+@app.command(rich_help_panel=PANEL)
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the dataset.")] = Path("build/demo"),
+    workers: Workers = 2,
+    scheduler: Scheduler = None,
+    memory: Memory = None,
+    cache: Cache = None,
+    print_recipe: Annotated[bool, typer.Option(help="Only print the demo's recipe, to start your own from.")] = False,
+    as_json: JSON = False,
+) -> None:
+    """Which native modules in real wheels were written in Rust? The whole mill on about 25 pinned packages.
+
+    Downloads at most 120 MB, once. With no package index in reach it uses the modules of this environment.
+    """
+    from flows.recipes import DEMO, load_recipe
+
+    if print_recipe:
+        sys.stdout.write(DEMO.read_text(encoding="utf-8"))
+        return
+    recipe = load_recipe(DEMO).model_dump(mode="json")
+    _build(recipe, DEMO.parent, output, workers, scheduler, memory, cache, as_json)
+
+
+def _build(
+    recipe: dict[str, Any],
+    base: Path,
+    output: Path,
+    workers: int,
+    scheduler: str | None,
+    memory: int | None,
+    cache: Path | None,
+    as_json: bool,
+    *,
+    only: Literal["screen", "rebalance"] | None = None,
+) -> None:
+    from tasks.query.dataset import open_dataset
+
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL")
+    if not os.environ.get("PREFECT_API_URL"):
+        err.print("[dim]starting Prefect on loopback for this run (PREFECT_API_URL names a server of yours) …[/]")
+    from flows.progress import shown
+
+    with quiet_libraries():
+        from flows.dataset import PROGRESS, build_dataset, rebalance_table, screen_table
+        from flows.server import prefect_server
+
+        with prefect_server(), shown(err) as progress:
+            token = PROGRESS.set(progress)
+            common: dict[str, Any] = {
+                "recipe": recipe, "base": str(base), "output": str(output),
+                "workers": workers, "scheduler": scheduler, "memory_mib": memory,
+            }  # fmt: skip
+            try:
+                if only is not None:
+                    result: Any = {"screen": screen_table, "rebalance": rebalance_table}[only](**common)
+                else:
+                    result = build_dataset(**common, cache=None if cache is None else str(cache))
+            except KeyboardInterrupt:
+                raise typer.Exit(interrupted()) from None
+            finally:
+                PROGRESS.reset(token)
+    dataset = open_dataset(output)
+    if as_json:
+        print_json(result | {"summary": dataset.manifest.summary})
+        return
+    if only == "screen":
+        from flows.show import screened
+
+        screened(out, dataset.manifest, dataset.root)
+    else:
+        from flows.show import report
+
+        report(out, dataset.manifest, dataset.root)
+    if result["computed"] == 0:
+        out.print("[dim]Everything was there: nothing was computed.[/]")
+
+
+@app.command(rich_help_panel=PANEL)
+def screen(
+    table: Annotated[
+        Path,
+        typer.Argument(
+            metavar="TABLE",
+            help="CSV, Parquet, Arrow, .npy or PLINK .bed, or a folder of such files; larger than memory.",
+        ),
+    ],
+    outcome: Annotated[str, typer.Option(metavar="COL", help="Column that the others are held against.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder of the result. Default: TABLE's name and '-screened'.")
+    ] = None,
+    estimator: Annotated[
+        str, typer.Option(help="auto, binned, kde, knn, sparse or pearson: what features are ranked by.")
+    ] = "auto",
+    kind: Annotated[str, typer.Option(help="The outcome: auto, classes or continuous.")] = "auto",
+    exclude: Annotated[list[str] | None, typer.Option(help="Column that is no feature; may be repeated.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Only this column; may be repeated.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many features are selected at most.")] = 64,
+    max_q: Annotated[float, typer.Option(help="Select only features with a false-discovery rate up to this.")] = 0.05,
+    share: Annotated[float, typer.Option(help="Select the fewest that make up this share of all scores.")] = 1.0,
+    redundancy: Annotated[str, typer.Option(help="none, mrmr, jmi or cmim: choose each for what it adds.")] = "none",
+    permutations: Annotated[int, typer.Option(min=0, help="Draws for permutation p-values; 0: chi-square's.")] = 0,
+    stability: Annotated[int, typer.Option(min=0, help="Subsamples for stability selection.")] = 0,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Any other key of a recipe's 'screening' (bandwidth, kernel, bins, ...)."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all randomness.")] = 0,
+    workers: Workers = 1,
+    scheduler: Scheduler = None,
+    memory: Memory = None,
+    as_json: JSON = False,
+) -> None:
+    """Which columns of TABLE tell something about COL? Mutual information of each, with p- and q-values.
+
+    The result is a folder like a dataset's: the table 'screening', the bins, a plot (screening.svg), and the recipe;
+    'binmill query' and 'binmill verify' work on it. Rows and columns may be many; no column fails the run.
+    """
+    from flows.recipes import table_recipe
+
+    given = {
+        "estimator": estimator, "outcome": kind, "top": top, "max_q": max_q, "share": share,
+        "redundancy": redundancy, "permutations": permutations, "stability": stability,
+    }  # fmt: skip
+    recipe = table_recipe(table, outcome, "screening", given, option or [], exclude or [], only or [], seed)
+    where = output or Path(f"{recipe['name']}-screened")
+    _build(recipe, table.absolute().parent, where, workers, scheduler, memory, None, as_json, only="screen")
+
+
+@app.command(rich_help_panel=PANEL)
+def rebalance(
+    table: Annotated[
+        Path,
+        typer.Argument(
+            metavar="TABLE",
+            help="Training rows: CSV, Parquet, Arrow or .npy, or a folder of such files; larger than memory.",
+        ),
+    ],
+    label: Annotated[str, typer.Option(metavar="COL", help="Column that holds the class.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder of the result. Default: TABLE's name and '-rebalanced'."),
+    ] = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            help="What makes new rows: auto (smote, smote-nc or smoten, as the columns are), borderline-1, "
+            "borderline-2, adasyn, kmeans-smote, svm-smote, random, none."
+        ),
+    ] = "auto",
+    target: Annotated[
+        str,
+        typer.Option(
+            help="Size of the smaller classes: a share of the largest, a name ('not majority', ...), or rows by class: "
+            "'{rare: 500}'."
+        ),
+    ] = "1.0",
+    under: Annotated[
+        str, typer.Option(help="Rows left out of the other classes: none, random, nearmiss-1, nearmiss-2, nearmiss-3.")
+    ] = "none",
+    under_target: Annotated[
+        str, typer.Option(help="What is kept of them: the smallest class over it, a name, or rows by class.")
+    ] = "1.0",
+    clean: Annotated[str, typer.Option(help="Last, leave out: none, tomek (Tomek links), enn (edited).")] = "none",
+    neighbors: Annotated[int, typer.Option("-k", min=1, help="Neighbours that a new row may lie towards.")] = 5,
+    nominal: Annotated[
+        list[str] | None,
+        typer.Option(help="Column of numbers that are names (codes, flags), or a pattern; may be repeated."),
+    ] = None,
+    missing: Annotated[str, typer.Option(help="Missing values: error, mean (of the column), keep.")] = "error",
+    exclude: Annotated[list[str] | None, typer.Option(help="Column to leave out; may be repeated.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Only this column; may be repeated.")] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Any other key of a recipe's 'rebalancing' (weights=mi, search=ivf, m_neighbors=20, ...).",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all randomness.")] = 0,
+    workers: Workers = 1,
+    scheduler: Scheduler = None,
+    memory: Memory = None,
+    as_json: JSON = False,
+) -> None:
+    """Make the classes of TABLE equally large: new rows of small ones, fewer of large ones. Types are kept.
+
+    Give training rows only: rows made from a row that is tested on later would leak. The result is a folder like a
+    dataset's: 'train' names the parents of each new row and the gap between them, 'train_dropped' holds what was left
+    out; 'binmill query', 'trace' and 'verify' work on it.
+    """
+    import yaml
+
+    from flows.recipes import table_recipe
+
+    given = {
+        "method": method, "target": yaml.safe_load(target),
+        "under": under, "under_target": yaml.safe_load(under_target), "clean": clean,
+        "k_neighbors": neighbors, "nominal": nominal or [], "missing": missing,
+    }  # fmt: skip
+    recipe = table_recipe(table, label, "rebalancing", given, option or [], exclude or [], only or [], seed)
+    where = output or Path(f"{recipe['name']}-rebalanced")
+    _build(recipe, table.absolute().parent, where, workers, scheduler, memory, None, as_json, only="rebalance")
+
+
+@app.command(rich_help_panel=PANEL)
+def index(
+    vectors: Annotated[list[Path], typer.Argument(metavar="VECTORS...", help=".npy, Parquet or Arrow files.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the index.")],
+    append: Annotated[
+        bool, typer.Option("--append", help="Add VECTORS to an index; nothing is learned again.")
+    ] = False,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="Column of the vectors (lists of one length, or numbers); may be repeated. Default: all."),
+    ] = None,
+    id_column: Annotated[str | None, typer.Option(help="Column that names a row.")] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="Binarizer; may be repeated. auto: what measures best. [rabitq]")
+    ] = None,
+    bits: Annotated[int | None, typer.Option(min=1, help="Bits of a row. Default: one for each component.")] = None,
+    planes: Annotated[int | None, typer.Option(min=1, max=8, help="Bit planes of 'residual'. [2]")] = None,
+    cells: Annotated[
+        int | None, typer.Option(min=1, help="Cells, so that a search can leave most rows out (--recall). [none]")
+    ] = None,
+    rescoring: Annotated[
+        bool, typer.Option("--rescoring", help="Keep int8 vectors, to look closer at the nearest codes.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all randomness.")] = 0,
+    workers: Workers = 1,
+    scheduler: Scheduler = None,
+    memory: Memory = None,
+    as_json: JSON = False,
+) -> None:
+    """Code VECTORS as bits, to be searched: binmill search INDEX --vectors FILE.
+
+    Everything is learned from the first file; recall is measured on rows of it that are held out.
+    """
+    from flows.index import index_recipe
+
+    given = {
+        "methods": method, "bits": bits, "planes": planes, "cells": cells, "rescoring": rescoring or None
+    }  # fmt: skip
+    settings = {key: value for key, value in given.items() if value is not None}
+    recipe = index_recipe(vectors, output, settings, column or (), id_column, seed, append=append)
+    output.mkdir(parents=True, exist_ok=True)
+    _build(recipe, output.absolute(), output, workers, scheduler, memory, None, as_json)
+
+
+@app.command(rich_help_panel=PANEL)
+def plan(
+    recipe: RecipeArgument,
+    output: Output = None,
+    cache: Cache = None,
+    as_json: JSON = False,
+) -> None:
+    """Show what a run would compute, what is already there, and the memory it plans for. Computes nothing."""
+    from flows.plan import plan_dataset
+    from flows.recipes import load_recipe
+    from flows.show import plan as show_plan
+
+    checked = load_recipe(recipe)
+    root = output or Path(checked.name)
+    build = plan_dataset(checked, recipe.resolve().parent, root, cache)
+    finished = all(count.items == count.present for count in build.counts)
+    if as_json:
+        print_json({"finished": finished, "steps": [dataclasses.asdict(count) for count in build.counts]})
+    else:
+        show_plan(out, build, root, finished=finished)
+
+
+@app.command(rich_help_panel=PANEL)
+def schema() -> None:
+    """Print the JSON Schema of recipes, for your editor."""
+    from flows.recipes import recipe_schema
+
+    sys.stdout.write(recipe_schema() + "\n")
