@@ -18,6 +18,8 @@ def query(
     dataset: DatasetArgument,
     sql: Annotated[str, typer.Argument(metavar="SQL", help="One SELECT; tables go by their names.")],
     limit: Annotated[int, typer.Option(min=1, help="Rows to show (all of them with --json).")] = 100,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that the query may take.")] = 600,
+    memory: Annotated[int, typer.Option(min=256, help="MiB that the query may take, and its answer.")] = 4096,
     as_json: JSON = False,
 ) -> None:
     """Ask a dataset with SQL (DuckDB). Read-only; nothing outside the dataset is in reach.
@@ -27,9 +29,11 @@ def query(
     """
     from flows.show import rows
     from tasks.query.dataset import open_dataset
+    from tasks.query.sql import Limits, bound_process
     from tasks.query.sql import query as ask
 
-    table = ask(open_dataset(dataset), sql, None if as_json else limit + 1)
+    bound_process(memory << 20)
+    table = ask(open_dataset(dataset), sql, None if as_json else limit + 1, Limits(memory << 20, timeout))
     if as_json:
         print_json(table.to_pylist())
     else:

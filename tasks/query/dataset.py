@@ -70,8 +70,9 @@ def open_dataset(root: Path) -> Dataset:
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise DatasetError(f"{path}: field {where} is damaged", "run the recipe again") from error
-    for shard in manifest.shards():
-        inside = (root / shard.path).resolve().is_relative_to(root.resolve())
-        if not inside or not shard.path.startswith(("tables/", "fitted/")):
-            raise DatasetError(f"{path}: lists {shard.path}, which is outside the dataset", "do not trust this dataset")
+    home = root.resolve()
+    for listed in (*(shard.path for shard in manifest.shards()), *manifest.files):
+        inside = (root / listed).resolve().is_relative_to(home)  # links are followed
+        if not inside or (listed not in manifest.files and not listed.startswith(("tables/", "fitted/"))):
+            raise DatasetError(f"{path}: lists {listed}, which is outside the dataset", "do not trust this dataset")
     return Dataset(root, manifest)

@@ -112,42 +112,6 @@ def test_missing_things_have_their_exit_codes(tmp_path: Path, small: Path) -> No
     assert "sources.path" in found.stderr
 
 
-@pytest.mark.parametrize(
-    "sql",
-    [
-        "COPY train TO '/tmp/stolen.csv'",
-        "COPY (SELECT 1) TO '{shard}' (USE_TMP_FILE false)",
-        "EXPLAIN ANALYZE COPY (SELECT 1) TO '{shard}' (USE_TMP_FILE false)",
-        "SELECT * FROM read_csv('/etc/passwd')",
-        "SELECT * FROM read_text('/etc/passwd')",
-        "SELECT * FROM '/etc/passwd'",
-        "SELECT * FROM glob('/*')",
-        "SELECT * FROM read_parquet('https://localhost/x.parquet')",
-        "INSTALL httpfs",
-        "LOAD httpfs",
-        "ATTACH '/tmp/x.db'",
-        "SET enable_external_access = true",
-        "PRAGMA database_size; DROP VIEW train",
-        "CREATE TABLE t AS SELECT 1",
-        "DROP VIEW train",
-        "SELECT 1; SELECT 2",
-        "SELECT * FROM dataset",
-        "",
-    ],
-)
-def test_queries_cannot_leave_the_dataset_or_write(small: Path, sql: str) -> None:
-    from schemas.errors import QueryError
-    from tasks.query.dataset import open_dataset
-    from tasks.query.sql import query
-
-    dataset = open_dataset(small)
-    shard = dataset.root / dataset.manifest.tables["train"][0].path
-    before = shard.read_bytes()
-    with pytest.raises(QueryError):
-        query(dataset, sql.format(shard=shard))
-    assert shard.read_bytes() == before
-
-
 def test_queries_answer(small: Path) -> None:
     found = binmill("query", small, "SELECT label, count(*) AS n FROM labels GROUP BY ALL ORDER BY n", "--json")
     assert json.loads(found.stdout) == [{"label": "other", "n": 16}, {"label": "science", "n": 48}]
