@@ -1,4 +1,4 @@
-"""A Prefect server for one run: on loopback, in a session of its own, gone when the run is.
+"""A Prefect server for one run: on loopback, behind a password, in a session of its own, gone when the run is.
 
 Prefect can start a temporary server by itself, but Ctrl-C in a terminal reaches that server too; the flow then
 cannot report its end, and tries for minutes. A run that is killed would leave it behind.
@@ -7,6 +7,7 @@ cannot report its end, and tries for minutes. A run that is killed would leave i
 import contextlib
 import ctypes
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -32,7 +33,7 @@ def prefect_server() -> Generator[str]:
     WorkerError
         The server does not start.
     """
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
     if configured := PREFECT_API_URL.value():
         yield configured
@@ -40,6 +41,7 @@ def prefect_server() -> Generator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    secret = f"binmill:{secrets.token_urlsafe()}"  # loopback is open to everybody on this machine
     path = os.pathsep.join([str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")])
     process = subprocess.Popen(
         [sys.executable, "-m", "flows.server", str(port), str(os.getpid())],
@@ -47,12 +49,12 @@ def prefect_server() -> Generator[str]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env=os.environ | {"PYTHONPATH": path.rstrip(os.pathsep)},
+        env=os.environ | {"PYTHONPATH": path.rstrip(os.pathsep), "PREFECT_SERVER_API_AUTH_STRING": secret},
     )
     try:
         address = f"http://127.0.0.1:{port}/api"
         _wait(process, f"{address}/health")
-        with temporary_settings({PREFECT_API_URL: address}):
+        with temporary_settings({PREFECT_API_URL: address, PREFECT_API_AUTH_STRING: secret}):
             yield address
     finally:
         process.terminate()

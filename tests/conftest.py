@@ -1,12 +1,18 @@
 """What all tests share: hypothesis' patience, a machine's real binaries, and a small corpus of them."""
 
+import contextlib
 import os
 import shutil
+import socket
+import subprocess
+import sys
 import sysconfig
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -98,3 +104,63 @@ def small(tmp_path_factory: pytest.TempPathFactory, corpus: Path, mill: Mill) ->
     root = tmp_path_factory.mktemp("small") / "dataset"
     mill(recipe_of(corpus), root)
     return root
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_for(url: str, process: "subprocess.Popen[Any]", seconds: float = 120) -> None:
+    """Wait until a server answers."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(httpx.HTTPError):
+            if httpx.get(url, timeout=5, trust_env=False).is_success:
+                return
+        time.sleep(0.1)
+    raise AssertionError(f"{url} does not answer; its process ended with {process.poll()}")
+
+
+def stop(process: "subprocess.Popen[Any]") -> None:
+    """End a process, at last by force."""
+    process.terminate()
+    try:
+        process.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="session")
+def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Environment that leads to the one Prefect server of a test process (of each, with pytest-xdist)."""
+    home, port = tmp_path_factory.mktemp("prefect"), free_port()
+    secret = "binmill:of-the-tests"
+    environment = {
+        "PREFECT_HOME": str(home),
+        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+        "PREFECT_API_AUTH_STRING": secret,
+        "DO_NOT_TRACK": "1",
+    }
+    with (home / "server.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows.server", str(port), str(os.getpid())],
+            env={**os.environ, **environment, "PREFECT_SERVER_API_AUTH_STRING": secret},
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=Path(__file__).parent.parent,
+        )  # fmt: skip
+        try:
+            wait_for(f"{environment['PREFECT_API_URL']}/health", process)
+            yield environment
+        finally:
+            stop(process)
+
+
+@pytest.fixture(autouse=True)
+def _one_prefect_server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests marked `prefect` use the one server; who tests a run's own server takes PREFECT_API_URL away."""
+    if request.node.get_closest_marker("prefect"):
+        for name, value in request.getfixturevalue("prefect_api").items():
+            monkeypatch.setenv(name, value)

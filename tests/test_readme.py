@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import wait_for
+
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 SERVERS = ("dask scheduler", "dask worker", "prefect server start", "prefect worker start")
@@ -64,7 +66,10 @@ def test_readmes_commands_work(tmp_path: Path) -> None:
                 with log:
                     arguments = command.split()
                     servers.append(subprocess.Popen(arguments, cwd=tmp_path, env=environment, stdout=log, stderr=log))
-                time.sleep(12 if "server" in command else 3)
+                if "server" in command:
+                    wait_for("http://127.0.0.1:4200/api/health", servers[-1])
+                else:
+                    time.sleep(3)
                 assert servers[-1].poll() is None, (tmp_path / "log").read_text()[-3000:]
                 continue
             with log:

@@ -2,10 +2,8 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,52 +11,25 @@ import httpx
 import pytest
 import yaml
 
-from tests.conftest import recipe_of
+from tests.conftest import recipe_of, stop
 
 ROOT = Path(__file__).parent.parent.parent
 PREFECT = [sys.executable, "-m", "prefect"]
 
 
 @pytest.fixture(scope="module")
-def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Environment of a Prefect server with a work pool and a worker."""
-    home = tmp_path_factory.mktemp("prefect")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {
-        **os.environ,
-        "PREFECT_HOME": str(home),
-        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
-        "DO_NOT_TRACK": "1",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PYTHONPATH": str(ROOT),
-    }
-    processes: list[subprocess.Popen[bytes]] = []
-    try:
-        with (home / "server.log").open("wb") as log:
-            command = [*PREFECT, "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-            processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
-            deadline = time.monotonic() + 120
-            while time.monotonic() < deadline:
-                try:
-                    if httpx.get(f"{environment['PREFECT_API_URL']}/health", trust_env=False).is_success:
-                        break
-                except httpx.HTTPError:
-                    time.sleep(0.3)
-            command = [*PREFECT, "work-pool", "create", "--type", "process", "binmill"]
-            subprocess.run(command, env=environment, check=True, stdout=log, stderr=log)
-            command = [*PREFECT, "worker", "start", "--pool", "binmill", "--name", "test"]
-            processes.append(subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=log))
+def prefect(prefect_api: dict[str, str]) -> Iterator[dict[str, str]]:
+    """Environment of the Prefect server, with a work pool and a worker."""
+    environment = {**os.environ, **prefect_api, "PYTHONPATH": str(ROOT)}
+    with (Path(prefect_api["PREFECT_HOME"]) / "worker.log").open("wb") as log:
+        command = [*PREFECT, "work-pool", "create", "--type", "process", "binmill"]
+        subprocess.run(command, env=environment, check=True, stdout=log, stderr=log)
+        command = [*PREFECT, "worker", "start", "--pool", "binmill", "--name", "test"]
+        worker = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=log)
+        try:
             yield environment
-    finally:
-        for process in reversed(processes):
-            process.terminate()
-            try:
-                process.wait(timeout=20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        finally:
+            stop(worker)
 
 
 @pytest.mark.prefect
@@ -76,10 +47,11 @@ def test_a_deployed_run_gives_the_same_dataset(
         [*PREFECT, "deployment", "run", "build-dataset/dataset", "--params", json.dumps(parameters), "--watch"],
         env=prefect, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=240,
     )  # fmt: skip
-    log = (Path(prefect["PREFECT_HOME"]) / "server.log").read_text()
+    log = (Path(prefect["PREFECT_HOME"]) / "worker.log").read_text()
     assert started.returncode == 0, started.stdout + started.stderr + log[-3000:]
     digest = json.loads((tmp_path / "out" / "manifest.json").read_text())["digest"]
     assert digest == json.loads((small / "manifest.json").read_text())["digest"]
-    runs = httpx.post(f"{prefect['PREFECT_API_URL']}/task_runs/filter", json={}, trust_env=False).json()
+    auth = httpx.BasicAuth(*prefect["PREFECT_API_AUTH_STRING"].split(":"))
+    runs = httpx.post(f"{prefect['PREFECT_API_URL']}/task_runs/filter", json={}, trust_env=False, auth=auth).json()
     names = {run["name"].rsplit("-", 1)[0] for run in runs}
     assert {"ingest", "extract", "label", "split", "screen", "rebalance", "binarize"} <= names
