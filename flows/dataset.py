@@ -14,12 +14,13 @@ from flows.cluster import executor
 from flows.progress import Lines
 from flows.recipes import DEMO, check_recipe, load_recipe
 from flows.stages import SCREENING_ONLY, Stage, rebalancing_stages, stages_of
+from flows.stores import staging
 from schemas.errors import WorkerError
 from schemas.recipe import Recipe
 from tasks.build import Build, Progress, release
 from tasks.ingest.cache import default_cache
-from tasks.journal import Journal
 from tasks.publish.task import publish
+from tasks.store.objects import is_url
 
 PROGRESS: ContextVar[Progress] = ContextVar("PROGRESS")
 """Who is told how far a run is: the command line sets it, else it is the flow run's log."""
@@ -42,7 +43,7 @@ def build_dataset(
     recipe
         Path of a recipe, or its content; `demo` stands for the demo's.
     output
-        Folder of the dataset.
+        Folder of the dataset; or its URL in an object store, where it is pushed when it is made.
     base
         Folder that relative paths in the recipe start from; by default the recipe's own.
     workers, scheduler, memory_mib
@@ -135,14 +136,14 @@ def _made(
 ) -> dict[str, Any]:
     """Run stages over a recipe, each as a Prefect task, and commit what they made."""
     started = datetime.datetime.now(datetime.UTC)
-    root = Path(output).absolute()
+    kept = default_cache() if cache is None else Path(cache)
     memory = None if memory_mib is None else memory_mib * 2**20
-    with Journal(root, write=True) as journal, executor(workers, scheduler, memory) as where:
+    with staging(output, kept) as (place, journal), executor(workers, scheduler, memory) as where:
         build = Build(
             recipe=recipe,
             base=Path(base or "."),
-            root=root,
-            cache=default_cache() if cache is None else Path(cache),
+            root=place.root,
+            cache=kept,
             executor=where,
             journal=journal,
             progress=PROGRESS.get(None) or Lines(get_run_logger().info),
@@ -160,10 +161,11 @@ def _made(
             "notes": build.notes,
         }
         manifest, changed = publish(build, run)
+        place.publish(changed)
         computed = sum(count.items - count.present for count in build.counts)
     return {
         "digest": manifest.digest,
-        "root": str(root),
+        "root": output if is_url(output) else str(place.root),
         "changed": changed,
         "computed": computed,
         "notes": build.notes,

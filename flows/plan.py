@@ -4,13 +4,14 @@ import contextlib
 from pathlib import Path
 
 from flows.stages import stages_of
+from flows.stores import folder_of
 from schemas.recipe import Recipe
 from tasks.build import Build, InProcess, NotThere
 from tasks.ingest.cache import default_cache
 from tasks.journal import Journal
 
 
-def plan_dataset(recipe: Recipe, base: Path, output: Path, cache: Path | None = None) -> Build:
+def plan_dataset(recipe: Recipe, base: Path, output: str | Path, cache: Path | None = None) -> Build:
     """A dry build, whose `counts` go as far as can be known beforehand.
 
     When work is missing, the last entry of `counts` is the first step with work; all that follows depends on it.
@@ -20,16 +21,18 @@ def plan_dataset(recipe: Recipe, base: Path, output: Path, cache: Path | None = 
     base
         Folder that relative paths in the recipe start from.
     output
-        Folder of the dataset; nothing is written there.
+        Folder of the dataset, or its URL; nothing is written there.
     cache
         Folder of downloaded archives.
     """
-    with Journal(output.absolute(), write=False) as journal:
+    kept = default_cache() if cache is None else cache
+    root = folder_of(str(output), kept)
+    with Journal(root, write=False) as journal:
         build = Build(
             recipe=recipe,
             base=base,
-            root=output.absolute(),
-            cache=default_cache() if cache is None else cache,
+            root=root,
+            cache=kept,
             executor=InProcess(),
             journal=journal,
             dry=True,

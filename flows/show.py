@@ -12,6 +12,7 @@ from schemas.manifest import Manifest
 from tasks.build import Build
 from tasks.query.trace import Trace
 from tasks.shards import read_shard
+from tasks.store.objects import is_url
 
 
 def size(count: float) -> str:
@@ -30,7 +31,7 @@ def _table(title: str, *columns: str, right: tuple[str, ...] = ()) -> Table:
     return table
 
 
-def report(console: Console, manifest: Manifest, root: Path, *, commands: bool = True) -> None:
+def report(console: Console, manifest: Manifest, name: str, *, commands: bool = True) -> None:
     """Everything worth knowing of a dataset: files, failures, balance, features, recall, where it is."""
     summary = manifest.summary
     console.print()
@@ -87,11 +88,11 @@ def report(console: Console, manifest: Manifest, root: Path, *, commands: bool =
         console.print(table, "")
     for note in manifest.run.get("notes", []):
         console.print(f"[yellow]Note:[/] {escape(note)}")
-    console.print(f"[bold]Dataset[/] {escape(str(root))}", soft_wrap=True)
+    console.print(f"[bold]Dataset[/] {escape(name)}", soft_wrap=True)
     console.print(f"[bold]Digest[/]  {manifest.digest}", soft_wrap=True)
     if commands:
         console.print("", "[bold]Try next[/]", sep="\n")
-        for command in next_commands(manifest, root):
+        for command in next_commands(manifest, name):
             console.print(f"  {escape(command)}", soft_wrap=True, highlight=False)
 
 
@@ -114,9 +115,9 @@ def screened(console: Console, manifest: Manifest, root: Path) -> None:
     console.print(escape(command), soft_wrap=True, highlight=False)
 
 
-def next_commands(manifest: Manifest, root: Path) -> list[str]:
+def next_commands(manifest: Manifest, name: str) -> list[str]:
     """Three commands that work on this dataset."""
-    place = _shortest(root)
+    place = name if is_url(name) else _shortest(Path(name))
     if manifest.is_index:
         sql = "SELECT filename, count(*) AS n FROM codes JOIN sources USING (source_id) GROUP BY ALL"
         asked = f"binmill search {place} --vectors QUERIES.npy -k 5"
@@ -162,7 +163,7 @@ def tables(console: Console, manifest: Manifest) -> None:
     console.print("", table)
 
 
-def plan(console: Console, build: Build, root: Path, *, finished: bool) -> None:
+def plan(console: Console, build: Build, name: str, *, finished: bool) -> None:
     """What a run would compute."""
     table = _table("Plan", "step", "items", "there", "to compute", "memory an item", "",
                    right=("items", "there", "to compute", "memory an item"))  # fmt: skip
@@ -179,7 +180,7 @@ def plan(console: Console, build: Build, root: Path, *, finished: bool) -> None:
         )
     console.print(table)
     if finished:
-        console.print(f"[green]Everything is there:[/] a run would compute nothing ({escape(str(root))})")
+        console.print(f"[green]Everything is there:[/] a run would compute nothing ({escape(name)})")
     else:
         console.print("[dim]What follows depends on this step's results and is planned when it is done.[/]")
 

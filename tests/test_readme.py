@@ -1,5 +1,6 @@
 """Every command that README gives is run, in README's order, in a copy of the checkout's folder."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -9,8 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+import s3fs
 
-from tests.conftest import wait_for
+from tests.conftest import stop, wait_for
+from tests.s3_server import KEYS, s3_server
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
@@ -48,11 +51,12 @@ def test_readmes_commands_work(tmp_path: Path) -> None:
         "DO_NOT_TRACK": "1",
         "COLUMNS": "120",
         "PYTHONWARNINGS": "ignore",
-    }
+    } | KEYS  # fmt: skip
     # `make demo` without setting up again: the environment that runs this test is taken for its .venv.
     (tmp_path / ".venv").symlink_to(BIN.parent)
-    servers: list[subprocess.Popen[bytes]] = []
-    try:
+    with contextlib.ExitStack() as stack:
+        environment["AWS_ENDPOINT_URL"] = stack.enter_context(s3_server())
+        s3fs.S3FileSystem(endpoint_url=environment["AWS_ENDPOINT_URL"], key="binmill", secret="binmill").mkdir("bucket")
         for line in commands():
             command = "make demo -o .venv/run" if line == "make demo" else line
             if command.startswith(SETUP):
@@ -65,12 +69,13 @@ def test_readmes_commands_work(tmp_path: Path) -> None:
             if command.startswith(SERVERS):
                 with log:
                     arguments = command.split()
-                    servers.append(subprocess.Popen(arguments, cwd=tmp_path, env=environment, stdout=log, stderr=log))
+                    server = subprocess.Popen(arguments, cwd=tmp_path, env=environment, stdout=log, stderr=log)
+                    stack.callback(stop, server)
                 if "server" in command:
-                    wait_for("http://127.0.0.1:4200/api/health", servers[-1])
+                    wait_for("http://127.0.0.1:4200/api/health", server)
                 else:
                     time.sleep(3)
-                assert servers[-1].poll() is None, (tmp_path / "log").read_text()[-3000:]
+                assert server.poll() is None, (tmp_path / "log").read_text()[-3000:]
                 continue
             with log:
                 done = subprocess.run(
@@ -89,11 +94,3 @@ def test_readmes_commands_work(tmp_path: Path) -> None:
             )  # fmt: skip
             assert done.returncode == 0, done.stderr[-3000:]
             assert done.stdout.strip()
-    finally:
-        for server in reversed(servers):
-            server.terminate()
-            try:
-                server.wait(timeout=20)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait()

@@ -29,11 +29,17 @@ out = Console()
 err = Console(stderr=True)
 
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON for machines, and nothing else, on standard output.")]
-DatasetArgument = Annotated[Path, typer.Argument(metavar="DATASET", help="Folder of a dataset.")]
+DatasetArgument = Annotated[
+    str, typer.Argument(metavar="DATASET", help="Folder of a dataset, or its URL in an object store (s3://...).")
+]
 RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe: a YAML file.")]
 Output = Annotated[
-    Path | None,
-    typer.Option("--output", "-o", help="Folder of the dataset. Default: the recipe's name, in this folder."),
+    str | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="Folder of the dataset, or its URL in an object store (s3://...). Default: the recipe's name, here.",
+    ),
 ]
 Workers = Annotated[
     int,

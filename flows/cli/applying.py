@@ -35,10 +35,10 @@ def adapt(
     from flows.adapt import adapt as adapted
     from flows.adapt import table
     from flows.show import rows
-    from tasks.query.dataset import open_dataset
+    from flows.stores import opened
 
     found = adapted(
-        open_dataset(dataset), vectors, of=of, columns=column or (), id_column=id_column, method=method, seed=seed
+        opened(dataset), vectors, of=of, columns=column or (), id_column=id_column, method=method, seed=seed
     )
     output.parent.mkdir(parents=True, exist_ok=True)
     found.binarizer.save(output)
@@ -69,16 +69,16 @@ def apply(
     from flows.apply import Writer, brief, differences, json_row, parsed_rows
     from flows.apply import apply as applied
     from flows.show import rows
-    from tasks.query.dataset import open_dataset
+    from flows.stores import opened
 
-    opened = open_dataset(dataset)
-    for difference in differences(opened):
+    there = opened(dataset)
+    for difference in differences(there):
         err.print(f"[yellow]note[/]: {escape(difference)} is not what made the dataset: values may differ")
     total = usable = 0
     hidden = not err.is_terminal or (output is None and out.is_terminal)  # rows on the screen say how far it is
     with Writer(output, features=features) as writer, Progress(console=err, disable=hidden, transient=True) as bars:
-        bar = bars.add_task("files", total=len(files) if opened.manifest.tables.get("binaries") else None)
-        for table in applied(opened, files, features=features):
+        bar = bars.add_task("files", total=len(files) if there.manifest.tables.get("binaries") else None)
+        for table in applied(there, files, features=features):
             writer.write(table)
             if as_json:
                 for n, row in enumerate(table.to_pylist(), total):
@@ -126,12 +126,12 @@ def evaluate(
     from flows.evaluate import evaluate as compared
     from flows.progress import shown
     from flows.show_evaluation import console_report
-    from tasks.query.dataset import open_dataset
+    from flows.stores import opened
 
-    opened = open_dataset(dataset)
+    there = opened(dataset)
     with quiet_libraries(), shown(err) as progress:
-        report = compared(opened, models=model or (), positive=positive, sweep=sweep, progress=progress)
-    folder = output or dataset / "evaluation"
+        report = compared(there, models=model or (), positive=positive, sweep=sweep, progress=progress)
+    folder = output or (Path() if there.fetch else there.root) / "evaluation"
     write(report, folder)
     if as_json:
         print_json(report)

@@ -28,12 +28,12 @@ def query(
     and fitted_NAME for what was learned.
     """
     from flows.show import rows
-    from tasks.query.dataset import open_dataset
+    from flows.stores import opened
     from tasks.query.sql import Limits, bound_process
     from tasks.query.sql import query as ask
 
     bound_process(memory << 20)
-    table = ask(open_dataset(dataset), sql, None if as_json else limit + 1, Limits(memory << 20, timeout))
+    table = ask(opened(dataset), sql, None if as_json else limit + 1, Limits(memory << 20, timeout))
     if as_json:
         print_json(table.to_pylist())
     else:
@@ -86,13 +86,13 @@ def search(
     """
     from flows.search import neighbours
     from flows.show import rows
-    from tasks.query.dataset import open_dataset
+    from flows.stores import opened
 
     asked = vectors if vectors is not None else like
     if asked is None or (vectors is not None and like is not None):
         raise QueryError("search: give one of --like and --vectors", "as --like FILE, or --vectors FILE")
     table = neighbours(
-        open_dataset(dataset), asked, k, method,
+        opened(dataset), asked, k, method,
         rescore=rescore, where=where, threads=threads, recall=recall, binarizer=binarizer,
     )  # fmt: skip
     if as_json:
@@ -109,17 +109,17 @@ def verify(dataset: DatasetArgument, as_json: JSON = False) -> None:
     """
     from rich.progress import track
 
-    from tasks.query.dataset import open_dataset
+    from flows.stores import opened
     from tasks.query.verify import Finding
     from tasks.query.verify import verify as check
 
-    opened = open_dataset(dataset)
+    there = opened(dataset)
     findings: list[Finding] = []
     checked = 0
     for _, found in track(
-        check(opened),
+        check(there),
         description="verifying",
-        total=len(opened.manifest.shards()) + len(opened.manifest.files) + 4,
+        total=len(there.manifest.shards()) + len(there.manifest.files) + 4,
         console=err,
         disable=not err.is_terminal,
         transient=True,
@@ -134,8 +134,8 @@ def verify(dataset: DatasetArgument, as_json: JSON = False) -> None:
         out.print(f"  → run the recipe again: damaged shards are made anew ({escape(str(dataset))}/recipe.yaml)")
     else:
         out.print(
-            f"[green]✓[/] {escape(str(dataset))}: {len(opened.manifest.shards())} shards and all promises hold; "
-            f"digest {opened.manifest.digest}",
+            f"[green]✓[/] {escape(str(dataset))}: {len(there.manifest.shards())} shards and all promises hold; "
+            f"digest {there.manifest.digest}",
             soft_wrap=True,
         )
     if findings:
@@ -150,12 +150,12 @@ def trace(
 ) -> None:
     """Show where a row came from: parents, features, file, archive, URL, and what made each shard."""
     from flows.show import tree
-    from tasks.query.dataset import open_dataset
+    from flows.stores import opened
     from tasks.query.trace import resolve_id
     from tasks.query.trace import trace as follow
 
-    opened = open_dataset(dataset)
-    chain = follow(opened, resolve_id(opened, row))
+    there = opened(dataset)
+    chain = follow(there, resolve_id(there, row))
     if as_json:
         print_json(dataclasses.asdict(chain))
     else:
@@ -166,11 +166,11 @@ def trace(
 def describe(dataset: DatasetArgument, as_json: JSON = False) -> None:
     """Say what a dataset is: files, failures, balance, top features, recall, tables."""
     from flows.show import report, tables
-    from tasks.query.dataset import open_dataset
+    from flows.stores import opened
 
-    opened = open_dataset(dataset)
+    there = opened(dataset)
     if as_json:
-        print_json(opened.manifest.model_dump(mode="json"))
+        print_json(there.manifest.model_dump(mode="json"))
     else:
-        report(out, opened.manifest, opened.root, commands=False)
-        tables(out, opened.manifest)
+        report(out, there.manifest, there.name, commands=False)
+        tables(out, there.manifest)

@@ -48,14 +48,14 @@ def run(
     _build(
         checked.model_dump(mode="json"),
         recipe.resolve().parent,
-        output or Path(checked.name),
+        output or checked.name,
         workers, scheduler, memory, cache, as_json,
     )  # fmt: skip
 
 
 @app.command(rich_help_panel=PANEL)
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the dataset.")] = Path("build/demo"),
+    output: Annotated[str, typer.Option("--output", "-o", help="Folder of the dataset, or URL.")] = "build/demo",
     workers: Workers = 2,
     scheduler: Scheduler = None,
     memory: Memory = None,
@@ -79,7 +79,7 @@ def demo(
 def _build(
     recipe: dict[str, Any],
     base: Path,
-    output: Path,
+    output: str,
     workers: int,
     scheduler: str | None,
     memory: int | None,
@@ -88,7 +88,7 @@ def _build(
     *,
     only: Literal["screen", "rebalance"] | None = None,
 ) -> None:
-    from tasks.query.dataset import open_dataset
+    from flows.stores import opened
 
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL")
@@ -103,7 +103,7 @@ def _build(
         with prefect_server(), shown(err) as progress:
             token = PROGRESS.set(progress)
             common: dict[str, Any] = {
-                "recipe": recipe, "base": str(base), "output": str(output),
+                "recipe": recipe, "base": str(base), "output": output,
                 "workers": workers, "scheduler": scheduler, "memory_mib": memory,
             }  # fmt: skip
             try:
@@ -115,7 +115,7 @@ def _build(
                 raise typer.Exit(interrupted()) from None
             finally:
                 PROGRESS.reset(token)
-    dataset = open_dataset(output)
+    dataset = opened(output)
     if as_json:
         print_json(result | {"summary": dataset.manifest.summary})
         return
@@ -126,7 +126,7 @@ def _build(
     else:
         from flows.show import report
 
-        report(out, dataset.manifest, dataset.root)
+        report(out, dataset.manifest, dataset.name)
     if result["computed"] == 0:
         out.print("[dim]Everything was there: nothing was computed.[/]")
 
@@ -142,7 +142,7 @@ def screen(
     ],
     outcome: Annotated[str, typer.Option(metavar="COL", help="Column that the others are held against.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder of the result. Default: TABLE's name and '-screened'.")
+        str | None, typer.Option("--output", "-o", help="Folder of the result. Default: TABLE's name and '-screened'.")
     ] = None,
     estimator: Annotated[
         str, typer.Option(help="auto, binned, kde, knn, sparse or pearson: what features are ranked by.")
@@ -180,7 +180,7 @@ def screen(
         "redundancy": redundancy, "permutations": permutations, "stability": stability,
     }  # fmt: skip
     recipe = table_recipe(table, outcome, "screening", given, option or [], exclude or [], only or [], seed)
-    where = output or Path(f"{recipe['name']}-screened")
+    where = output or f"{recipe['name']}-screened"
     _build(recipe, table.absolute().parent, where, workers, scheduler, memory, None, as_json, only="screen")
 
 
@@ -195,7 +195,7 @@ def rebalance(
     ],
     label: Annotated[str, typer.Option(metavar="COL", help="Column that holds the class.")],
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option("--output", "-o", help="Folder of the result. Default: TABLE's name and '-rebalanced'."),
     ] = None,
     method: Annotated[
@@ -257,7 +257,7 @@ def rebalance(
         "k_neighbors": neighbors, "nominal": nominal or [], "missing": missing,
     }  # fmt: skip
     recipe = table_recipe(table, label, "rebalancing", given, option or [], exclude or [], only or [], seed)
-    where = output or Path(f"{recipe['name']}-rebalanced")
+    where = output or f"{recipe['name']}-rebalanced"
     _build(recipe, table.absolute().parent, where, workers, scheduler, memory, None, as_json, only="rebalance")
 
 
@@ -302,7 +302,7 @@ def index(
     settings = {key: value for key, value in given.items() if value is not None}
     recipe = index_recipe(vectors, output, settings, column or (), id_column, seed, append=append)
     output.mkdir(parents=True, exist_ok=True)
-    _build(recipe, output.absolute(), output, workers, scheduler, memory, None, as_json)
+    _build(recipe, output.absolute(), str(output), workers, scheduler, memory, None, as_json)
 
 
 @app.command(rich_help_panel=PANEL)
@@ -318,7 +318,7 @@ def plan(
     from flows.show import plan as show_plan
 
     checked = load_recipe(recipe)
-    root = output or Path(checked.name)
+    root = output or checked.name
     build = plan_dataset(checked, recipe.resolve().parent, root, cache)
     finished = all(count.items == count.present for count in build.counts)
     if as_json:

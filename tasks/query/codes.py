@@ -228,7 +228,7 @@ class CodeIndex:
         start = 0
         for shard in shards:
             starts[_key(shard.path)] = start
-            start += self._add(dataset.root / shard.path, start)
+            start += self._add(dataset.place(shard.path), start)
         self.rows = start
         self.keeps_vectors = binarizer is None and all("vector" in part.widths for part in self._parts)
         self._starts = np.array([part.start for part in self._parts])
@@ -237,7 +237,7 @@ class CodeIndex:
             self._cells = cells_from_table(self._fitted("cells"))
             self.probes = self._fitted("probes").to_pylist()
             for shard in dataset.manifest.tables.get("borders", []):
-                self._add(dataset.root / shard.path, starts[_key(shard.path)], copies=True)
+                self._add(dataset.place(shard.path), starts[_key(shard.path)], copies=True)
 
     def _fitted(self, name: str) -> Any:
         return read_shard(self.dataset.root, self.dataset.fitted(name).relative_to(self.dataset.root).as_posix())

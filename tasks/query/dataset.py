@@ -1,6 +1,7 @@
 """Opening a dataset: its manifest, and where its tables are."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,14 +16,30 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """A dataset that can be read: a folder with a manifest."""
+    """A dataset that can be read: a folder with a manifest, or the cached part of one in an object store."""
 
     root: Path
     manifest: Manifest
+    name: str = ""
+    """What users call it: the folder, or the URL."""
+    fetch: Callable[[str], None] | None = None
+    """Brings a file into the folder, where the dataset lies in an object store."""
+
+    def place(self, path: str) -> Path:
+        """A file of the dataset, by its path in the manifest; fetched if need be.
+
+        Raises
+        ------
+        DatasetError
+            It cannot be fetched.
+        """
+        if self.fetch is not None:
+            self.fetch(path)
+        return self.root / path
 
     def paths(self, table: str) -> list[Path]:
         """Files of one table."""
-        return [self.root / shard.path for shard in self.manifest.tables.get(table, [])]
+        return [self.place(shard.path) for shard in self.manifest.tables.get(table, [])]
 
     def fitted(self, name: str) -> Path:
         """File of one fitted table.
@@ -38,7 +55,7 @@ class Dataset:
                 f"{self.root}: nothing was fitted under the name '{name}'",
                 f"fitted here: {', '.join(self.manifest.fitted) or 'nothing'}; see the recipe's sections",
             )
-        return self.root / shard.path
+        return self.place(shard.path)
 
 
 def open_dataset(root: Path) -> Dataset:
@@ -51,13 +68,33 @@ def open_dataset(root: Path) -> Dataset:
     """
     path = root / MANIFEST
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_bytes()
     except FileNotFoundError as error:
         raise DatasetError(
             f"{root}: no dataset here (no {MANIFEST})",
             "name a folder that 'binmill run' wrote; a run that was cut short has none until it is run again",
         ) from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read: {error}", "run the recipe again") from error
+    return Dataset(root, check_manifest(text, str(path), root), str(root))
+
+
+def check_manifest(text: bytes, path: str, root: Path) -> Manifest:
+    """A manifest from its bytes.
+
+    Parameters
+    ----------
+    path, root
+        What it is called in errors; the folder that its files must lie in.
+
+    Raises
+    ------
+    DatasetError
+        It is damaged, of another version of the layout, or lists a file outside the dataset.
+    """
+    try:
+        data = json.loads(text)
+    except ValueError as error:
         raise DatasetError(f"{path}: cannot be read: {error}", "run the recipe again") from error
     found = data.get("format") if isinstance(data, dict) else None
     if found != FORMAT:
@@ -75,4 +112,7 @@ def open_dataset(root: Path) -> Dataset:
         inside = (root / listed).resolve().is_relative_to(home)  # links are followed
         if not inside or (listed not in manifest.files and not listed.startswith(("tables/", "fitted/"))):
             raise DatasetError(f"{path}: lists {listed}, which is outside the dataset", "do not trust this dataset")
-    return Dataset(root, manifest)
+    for name in manifest.files:
+        if Path(name).name != name or name == MANIFEST:
+            raise DatasetError(f"{path}: lists {name}, which is no file beside it", "do not trust this dataset")
+    return manifest

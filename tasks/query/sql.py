@@ -58,9 +58,12 @@ def views(dataset: Dataset) -> dict[str, list[str]]:
 
 
 @contextlib.contextmanager
-def connect(dataset: Dataset, limits: Limits = UNLIMITED) -> Generator[duckdb.DuckDBPyConnection]:
+def connect(
+    dataset: Dataset, limits: Limits = UNLIMITED, asked: set[str] | None = None
+) -> Generator[duckdb.DuckDBPyConnection]:
     """A DuckDB session in which each table of the dataset is a view of its name.
 
+    With `asked`, only these are: of a dataset in an object store, no more is fetched than a question needs.
     Everything else is shut: files, network, extensions, Python variables, settings.
     """
     with tempfile.TemporaryDirectory(prefix="binmill-query-") as spill:
@@ -78,6 +81,8 @@ def connect(dataset: Dataset, limits: Limits = UNLIMITED) -> Generator[duckdb.Du
         with contextlib.closing(duckdb.connect(":memory:", config=config)) as database:
             allowed: list[str] = []
             for name, paths in views(dataset).items():
+                if asked is not None and name.lower() not in asked:
+                    continue
                 allowed += paths
                 _view(database, dataset, name, paths)
             database.execute(f"SET allowed_paths = [{', '.join(map(_literal, allowed))}]")
@@ -87,8 +92,9 @@ def connect(dataset: Dataset, limits: Limits = UNLIMITED) -> Generator[duckdb.Du
 
 
 def _view(database: duckdb.DuckDBPyConnection, dataset: Dataset, name: str, paths: list[str]) -> None:
-    remedy = f"run 'binmill verify {dataset.root}' to find the damage"
+    remedy = f"run 'binmill verify {dataset.name}' to find the damage"
     for path in paths:
+        dataset.place(Path(path).relative_to(dataset.root.resolve()).as_posix())
         # A file that is there is read by its very name; of one that is not, DuckDB would take the name as a pattern.
         if not Path(path).is_file():
             raise QueryError(f"{dataset.root}: table '{name}' cannot be read: {path} is not there", remedy)
@@ -98,6 +104,15 @@ def _view(database: duckdb.DuckDBPyConnection, dataset: Dataset, name: str, path
         database.execute(f"CREATE VIEW {quoted} AS SELECT * FROM read_parquet([{listed}])")
     except duckdb.Error as error:
         raise QueryError(f"{dataset.root}: table '{name}' cannot be read: {error}", remedy) from error
+
+
+def _named(sql: str) -> set[str] | None:
+    """Tables that a statement names, in small letters; None if it may be asking which there are."""
+    with contextlib.closing(duckdb.connect(":memory:")) as database:
+        try:
+            return {name.lower() for name in database.get_table_names(sql)} or None
+        except duckdb.Error:
+            return None
 
 
 def query(dataset: Dataset, sql: str, limit: int | None = None, limits: Limits = UNLIMITED) -> Any:
@@ -116,7 +131,7 @@ def query(dataset: Dataset, sql: str, limit: int | None = None, limits: Limits =
         The statement is not a query of this dataset, DuckDB cannot answer it, or it takes more than it may.
     """
     text = check_statement(sql, views(dataset))
-    with connect(dataset, limits) as database:
+    with connect(dataset, limits, None if dataset.fetch is None else _named(text)) as database:
         clock = None if limits.seconds is None else threading.Timer(limits.seconds, database.interrupt)
         if clock is not None:
             clock.start()

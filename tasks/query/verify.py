@@ -34,7 +34,7 @@ def verify(dataset: Dataset) -> Iterator[tuple[str, list[Finding]]]:
         damaged = damaged or bool(found)
         yield shard.path, found
     for name, sha256 in dataset.manifest.files.items():
-        path = dataset.root / name
+        path = dataset.place(name)
         same = path.is_file() and sha256_file(path) == sha256
         yield name, [] if same else [Finding(name, "missing or changed since the manifest was written")]
     yield "unlisted files", _unlisted(dataset)
@@ -52,7 +52,7 @@ def _manifest(dataset: Dataset) -> list[Finding]:
 
 
 def _shard(dataset: Dataset, path: str, sha256: str, size: int, rows: int) -> list[Finding]:
-    place = dataset.root / path
+    place = dataset.place(path)
     if not place.is_file():
         return [Finding(path, "missing")]
     if place.stat().st_size != size:

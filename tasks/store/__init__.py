@@ -1,0 +1,1 @@
+"""Datasets in object stores: published there by one conditional put, and read from there."""
