@@ -101,7 +101,7 @@ class ObjectStore:
             if self.scheme in COMMITTABLE:
                 bucket, key, _ = self._system.split_path(self._place(name))
                 answer = self._system.call_s3("get_object", Bucket=bucket, Key=key)
-                body: bytes = sync(self._system.loop, answer["Body"].read)
+                body: Any = sync(self._system.loop, answer["Body"].read)
                 return body, str(answer["ETag"])
             return self._system.cat_file(self._place(name)), ""
 
