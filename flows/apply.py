@@ -21,8 +21,9 @@ from tasks.binarize.embedding import Embedding
 from tasks.binarize.task import code_columns, load_binarizers, load_embedding
 from tasks.build import code_digest, libraries
 from tasks.codes.binarizer import Binarizer
+from tasks.extract.binding import DIMENSIONS
 from tasks.extract.isolation import IsolatedParser
-from tasks.extract.layout import FEATURE_SETS
+from tasks.extract.layout import FEATURE_SETS, STRUCTURE
 from tasks.query.dataset import Dataset
 from tasks.shards import read_provenance, sha256_file
 from tasks.tablefiles import row_id
@@ -44,18 +45,21 @@ class Fitted:
     ----------
     names
         The selected features, in the order of the columns of train.
+    of_structure
+        Whether codes are of the header tree, not of the selected columns.
     """
 
     names: list[str]
     embedding: Embedding
     binarizers: dict[str, Binarizer]
+    of_structure: bool = False
 
-    def columns(self, selected: NDArray[np.float32]) -> dict[str, Any]:
-        """Selected columns and codes of rows float32[n, p], by name, as Arrow arrays."""
+    def columns(self, selected: NDArray[np.float32], trees: NDArray[np.float32] | None = None) -> dict[str, Any]:
+        """Selected columns and codes of rows float32[n, p], by name, as Arrow arrays; `trees` are header trees'."""
         found: dict[str, Any] = {
             name: pa.array(np.ascontiguousarray(selected[:, i])) for i, name in enumerate(self.names)
         }
-        codes = code_columns(self.binarizers, self.embedding.transform(selected))
+        codes = code_columns(self.binarizers, self.embedding.transform(selected if trees is None else trees))
         return found | {self.free(name): column for name, column in codes.items()}
 
     def free(self, name: str) -> str:
@@ -75,7 +79,10 @@ def load_fitted(dataset: Dataset) -> Fitted:
     """
     places = {n: dataset.fitted(n).relative_to(dataset.root).as_posix() for n in ("embedding", "binarizers")}
     names, embedding = load_embedding(dataset.root, places["embedding"])
-    return Fitted(names, embedding, load_binarizers(dataset.root, places["binarizers"]))
+    of_structure = dataset.manifest.recipe["binarizing"]["embedding"] == STRUCTURE
+    if of_structure:
+        names = pq.read_table(dataset.fitted("scaler"), columns=["feature"]).column(0).to_pylist()
+    return Fitted(names, embedding, load_binarizers(dataset.root, places["binarizers"]), of_structure)
 
 
 def recipe_of(dataset: Dataset) -> Recipe:
@@ -169,7 +176,7 @@ def apply(dataset: Dataset, paths: Sequence[Path], *, features: bool = False) ->
         for path in paths:
             yield from _table_rows(path, fitted, every)
         return
-    with IsolatedParser.of(recipe.features) as parser:
+    with IsolatedParser.of(recipe.features, structure=fitted.of_structure) as parser:
         for start in range(0, len(paths), BATCH_FILES):
             yield _file_rows(paths[start : start + BATCH_FILES], parser, recipe.features, fitted, features)
 
@@ -184,7 +191,10 @@ def _file_rows(paths: Sequence[Path], parser: IsolatedParser, options: Features,
     parsed = [i for i, vectors in enumerate(found) if vectors is not None]
     usable = [vectors for vectors in found if vectors is not None]
     chosen = [selected_values(vectors, fitted.names, options.set) for vectors in usable]
-    columns = fitted.columns(np.stack(chosen) if chosen else np.zeros((0, len(fitted.names)), np.float32))
+    trees = None
+    if fitted.of_structure:
+        trees = np.stack([v[STRUCTURE] for v in usable]) if usable else np.zeros((0, DIMENSIONS), np.float32)
+    columns = fitted.columns(np.stack(chosen) if chosen else np.zeros((0, len(fitted.names)), np.float32), trees)
     if features:
         for group, names in FEATURE_SETS[options.set].items():
             matrix = np.stack([v[group] for v in usable]) if usable else np.zeros((0, len(names)), np.float32)

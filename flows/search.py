@@ -8,14 +8,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from flows.apply import load_fitted, recipe_of, selected_values
+from flows.apply import Fitted, load_fitted, recipe_of, selected_values
 from schemas.errors import BinmillError, QueryError
 from schemas.recipe import VectorsSource
 from schemas.tables import SPLITS
-from tasks.binarize.task import feature_matrix
+from tasks.binarize.rows import feature_matrix, structures
 from tasks.binarize.vectors import open_vectors
 from tasks.codes.binarizer import Binarizer, load
 from tasks.extract.isolation import IsolatedParser
+from tasks.extract.layout import STRUCTURE
 from tasks.query.codes import CodeIndex
 from tasks.query.dataset import Dataset
 from tasks.query.sql import query
@@ -80,7 +81,7 @@ def embedded(dataset: Dataset, like: str) -> NDArray[np.float32]:
         return _of_index(dataset, like)
     fitted = load_fitted(dataset)
     path = Path(like)
-    row = _of_file(dataset, path, fitted.names) if path.is_file() else _of_row(dataset, like)
+    row = _of_file(dataset, path, fitted) if path.is_file() else _of_row(dataset, like, fitted)
     return fitted.embedding.transform(row[None, :])
 
 
@@ -124,28 +125,30 @@ def _of_index(dataset: Dataset, like: str) -> NDArray[np.float32]:
     raise QueryError(f"--like {like}: no such row", "ask with --vectors FILE")
 
 
-def _of_file(dataset: Dataset, path: Path, names: list[str]) -> NDArray[np.float32]:
-    """Selected features of a file, extracted as the pipeline does."""
+def _of_file(dataset: Dataset, path: Path, fitted: Fitted) -> NDArray[np.float32]:
+    """Selected features of a file, or its header tree, extracted as the pipeline does."""
     recipe = recipe_of(dataset)
     options = recipe.features
     if recipe.is_table:
         raise QueryError(f"--like {path}: this dataset is made from a table", "give the id of a row")
     if path.stat().st_size > options.max_file_mib * 2**20:
         raise QueryError(f"--like {path}: larger than features.max_file_mib", "give a smaller file")
-    with IsolatedParser.of(options) as parser:
+    with IsolatedParser.of(options, structure=fitted.of_structure) as parser:
         extracted = parser.extract(path.read_bytes())
     if extracted.row["parse_status"] not in {"ok", "partial"}:
         raise QueryError(f"--like {path}: {extracted.row['parse_error']}", "give a PE, ELF or Mach-O file")
-    return selected_values(extracted.vectors, names, options.set)
+    if fitted.of_structure:
+        return extracted.vectors[STRUCTURE]
+    return selected_values(extracted.vectors, fitted.names, options.set)
 
 
-def _of_row(dataset: Dataset, like: str) -> NDArray[np.float32]:
+def _of_row(dataset: Dataset, like: str, fitted: Fitted) -> NDArray[np.float32]:
     sample = resolve_id(dataset, like)
-    for split in SPLITS:
-        for path in dataset.paths(split):
-            table = find_rows(path, "sample_id", sample)
-            if table.num_rows:
-                return feature_matrix(table)[0]
+    for table in ("features",) if fitted.of_structure else SPLITS:
+        for path in dataset.paths(table):
+            found = find_rows(path, "sample_id", sample, ["structure"] if fitted.of_structure else None)
+            if found.num_rows:
+                return (structures if fitted.of_structure else feature_matrix)(found)[0]
     raise QueryError(
         f"--like {like}: row {sample[:16]}… has no place in train, validation or test",
         f"see why: binmill trace {dataset.root} {sample[:16]}",

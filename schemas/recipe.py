@@ -482,9 +482,10 @@ class Evaluation(Model):
 class Binarizing(Model):
     """Bit codes of an embedding of the selected features."""
 
-    embedding: Literal["pca", "columns"] = "pca"
+    embedding: Literal["pca", "columns", "structure"] = "pca"
     """`pca`: the selected columns standardised, and their principal components; `columns`: these columns as they are,
-    as for vectors that a model made."""
+    as for vectors that a model made; `structure`: the tree of an executable's headers bound into 1 024 numbers, in
+    which similar structure is near, and their principal components (no label has a part in it)."""
     dimensions: int = Field(default=32, ge=2, le=4096)
     """Principal components (at most the number of selected features and of rows)."""
     methods: tuple[
@@ -624,6 +625,8 @@ class Recipe(Model):
             raise ValueError("label.origin: 'none' goes with sources of vectors, and only with them")
         if bool(tables) != (self.label.origin == "column"):
             raise ValueError("label.origin: 'column' goes with a table source, and only with it")
+        if (tables or vectors) and self.binarizing.embedding == "structure":
+            raise ValueError("binarizing.embedding: 'structure' is of executables' headers; use 'pca' or 'columns'")
         if tables and self.licences.allow:
             raise ValueError("licences.allow: a table states no licence; leave this out")
         return self

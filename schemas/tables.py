@@ -167,8 +167,10 @@ criterion's value when the feature was chosen. `reason` says why a score is 0 or
 """
 
 
-def features_schema(feature_set: str, groups: dict[str, tuple[str, ...]]) -> Any:
+def features_schema(feature_set: str, groups: dict[str, tuple[str, ...]], structure: int = 0) -> Any:
     """One sample's vector: `sample_id` and a `fixed_size_list<float32>[d]` column per feature group.
+
+    With `structure`, a last column of that name and so many numbers: the embedding of the header tree, no features.
 
     The set's name and version stand in the schema's metadata under `feature_set`; the names of a group's
     dimensions, joined by newlines, in the field's metadata under `names`.
@@ -183,7 +185,12 @@ def features_schema(feature_set: str, groups: dict[str, tuple[str, ...]]) -> Any
                 metadata={"names": "\n".join(names)},
             )
             for group, names in groups.items()
-        ],
+        ]
+        + (
+            [pa.field("structure", pa.list_(pa.field("item", pa.float32()), structure), nullable=False)]
+            if structure
+            else []
+        ),
         metadata={"feature_set": feature_set},
     )
 

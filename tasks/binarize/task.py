@@ -1,8 +1,6 @@
 """The binarize stage: an embedding of the selected features, bit codes of it, and how well they keep neighbours."""
 
-import hashlib
-import heapq
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from tasks.binarize.embedding import Embedding, principal_components
 from tasks.binarize.fitting import Options
 from tasks.binarize.fitting import fit as fit_binarizer
 from tasks.binarize.partitioning import partition, probes
+from tasks.binarize.rows import parts, read_part, sample_rows
 from tasks.binarize.source import opened, ranges
 from tasks.binarize.vectors import open_vectors, sampled, standardised
 from tasks.build import Build
@@ -34,6 +33,9 @@ BASE_ROWS = 100_000
 """Rows of train that recall is measured against."""
 QUERY_ROWS = 1_000
 """Rows of validation and test that ask."""
+
+DIMENSIONS = 1024
+"""Numbers that a header tree is bound into, as `features` has them."""
 
 EMBEDDING: Any = pa.schema(
     [
@@ -83,31 +85,35 @@ PROBES: Any = pa.schema(
 
 def build(build: Build) -> None:
     """Plan and compute the embedding, the codes of every example, and their recall."""
-    scaler = build.shards("screen.scale", "scaler")[0]
-    by_split = {split: build.shards("screen.apply", split) for split in SPLITS}
+    by_split = {split: parts(build, split) for split in SPLITS}
     train = by_split["train"]
+    inputs = [digest for part in train for digest in part.digests]
+    args: dict[str, Any] = {"train": [part.spec for part in train]}
+    width = DIMENSIONS
+    if build.recipe.binarizing.embedding != "structure":
+        scaler = build.shards("screen.scale", "scaler")[0]
+        inputs, width = [scaler.sha256, *inputs], scaler.rows
+        args["scaler"] = scaler.path
     learned = _Learned(
-        [s.sha256 for s in (scaler, *train)],
-        {"scaler": scaler.path, "train": [s.path for s in train]},
-        min(FIT_ROWS, sum(s.rows for s in train)), scaler.rows, max(s.rows for s in train),
-    )  # fmt: skip
+        inputs, args, min(FIT_ROWS, sum(part.rows for part in train)), width, max(part.rows for part in train)
+    )
     fitted = _fit(build, learned)
     items: list[Item] = []
-    for split, shards in by_split.items():
-        for n, shard in enumerate(shards, 1):
+    for split, of in by_split.items():
+        for n, part in enumerate(of, 1):
             config = {"split": split, "rescoring": build.recipe.binarizing.rescoring}
             items.append(
                 build.item(
-                    "binarize", "encode", f"{split}, shard {n} of {len(shards)}",
-                    config=config, inputs=[shard.sha256, *(s.sha256 for s in fitted)],
-                    args=config | {"examples": shard.path} | _paths(fitted),
-                    weight=shard.rows, memory=32 * scaler.rows * shard.rows + 256 * 2**20,
+                    "binarize", "encode", f"{split}, shard {n} of {len(of)}",
+                    config=config, inputs=[*part.digests, *(s.sha256 for s in fitted)],
+                    args=config | {"examples": part.spec} | _paths(fitted),
+                    weight=part.rows, memory=32 * width * part.rows + 256 * 2**20,
                 )
             )  # fmt: skip
     build.compute(items)
     asking = [*by_split["validation"], *by_split["test"]]
-    learned.inputs += [s.sha256 for s in asking]
-    learned.args["queries"] = [s.path for s in asking]
+    learned.inputs += [digest for part in asking for digest in part.digests]
+    learned.args["queries"] = [part.spec for part in asking]
     _recall(build, learned, fitted)
 
 
@@ -190,52 +196,20 @@ def _recall(build: Build, learned: _Learned, fitted: list[Shard]) -> None:
     build.compute([item])
 
 
-def sample_rows(
-    root: Path, shards: Iterable[str], count: int, seed: int, use: str
-) -> tuple[list[str], NDArray[np.float32]]:
-    """The `count` rows with the smallest keyed hash of their id, in that order: ids and float32[n, p].
-
-    The sample is the same however rows are cut into shards.
-    """
-    kept: list[tuple[int, str, NDArray[np.float32]]] = []  # a heap, the largest key first
-    for path in shards:
-        table = read_shard(root, path)
-        matrix = feature_matrix(table)
-        for sample, row in zip(table.column("sample_id").to_pylist(), matrix, strict=True):
-            key = int.from_bytes(hashlib.sha256(f"{seed}\0{use}\0{sample}".encode()).digest()[:8])
-            entry = (-key, sample, row)
-            if len(kept) < count:
-                heapq.heappush(kept, entry)
-            elif entry[0] > kept[0][0]:
-                heapq.heapreplace(kept, entry)
-    kept.sort(key=lambda entry: (-entry[0], entry[1]))
-    ids = [sample for _, sample, _ in kept]
-    return ids, np.stack([row for _, _, row in kept]) if kept else np.zeros((0, 0), np.float32)
-
-
-def feature_matrix(table: Any) -> NDArray[np.float32]:
-    """The feature columns of an examples table, float32[n, p]."""
-    fixed = {"sample_id", "label", "is_synthetic", "parent_a", "parent_b", "gap"}
-    names = [name for name in table.schema.names if name not in fixed]
-    return np.stack([table.column(n).to_numpy().astype(np.float32) for n in names], axis=1)
-
-
 def fit(place: Workplace) -> Receipt:
     """Fit the embedding and each binarizer on real rows of train, or on rows of the first file of vectors."""
     args, key = place.item.args, place.item.key
     rows = _fitting_rows(place)
-    if "vectors" in args:
+    if "scaler" not in args:
         mean, scale, covariance = standardised(rows)
-        names = open_vectors(
-            Path(args["vectors"]["path"]), args["vectors"]["columns"], args["vectors"]["id_column"]
-        ).names
+        names = [f"structure[{i}]" for i in range(rows.shape[1])] if "train" in args else _components(args)
     else:
         scaler = read_shard(place.root, args["scaler"])
         mean, scale = scaler.column("mean").to_numpy(), scaler.column("scale").to_numpy()
         covariance = np.stack([np.asarray(row) for row in scaler.column("covariance").to_pylist()])
         names = scaler.column("feature").to_pylist()
     components = None
-    if args["embedding"] == "pca":
+    if args["embedding"] != "columns":
         components, _ = principal_components(covariance, args["dimensions"])
     embedding = Embedding(mean, scale, components)
     vectors = embedding.transform(rows)
@@ -266,6 +240,12 @@ def fit(place: Workplace) -> Receipt:
         fitted = [fit_binarizer(m, vectors, bits=args["bits"], seed=args["seed"], options=options) for m in methods]
     shards.append(place.write(fitted_path("binarizers", key), BINARIZERS, [b.table() for b in fitted]))
     return place.receipt(shards, dimensions=embedding.dimensions)
+
+
+def _components(args: dict[str, Any]) -> list[str]:
+    """Names of the components of files of vectors."""
+    about = args["vectors"]
+    return open_vectors(Path(about["path"]), about["columns"], about["id_column"]).names
 
 
 def _fitting_rows(place: Workplace) -> NDArray[np.float32]:
@@ -318,10 +298,9 @@ def fit_cells(place: Workplace) -> Receipt:
 
 def encode(place: Workplace) -> Receipt:
     """Codes of the examples of one shard."""
-    table = read_shard(place.root, place.item.args["examples"])
-    split = pa.array([place.item.args["split"]] * table.num_rows, pa.string())
-    columns = {"sample_id": table.column("sample_id").combine_chunks(), "split": split}
-    return _write_codes(place, feature_matrix(table), columns)
+    ids, rows = read_part(place.root, place.item.args["examples"])
+    split = pa.array([place.item.args["split"]] * len(ids), pa.string())
+    return _write_codes(place, rows, {"sample_id": pa.array(ids, pa.string()), "split": split})
 
 
 def encode_vectors(place: Workplace) -> Receipt:

@@ -14,7 +14,6 @@ import pyarrow as pa
 
 from schemas.tables import BINARIES, PARSE_STATUS
 from tasks.extract.child import PREFIX, Rules
-from tasks.extract.layout import FEATURE_SETS, dimensions
 from tasks.extract.parse import Extracted
 from tasks.extract.similarity import SIGNATURES, is_signature, is_tlsh
 
@@ -38,24 +37,24 @@ def read_answer(connection: socket.socket, size: int, rules: Rules) -> Extracted
     """
     deadline = time.monotonic() + rules.timeout_s
     header_bytes, numbers = PREFIX.unpack(receive(connection, PREFIX.size, deadline))
-    if header_bytes > HEADER_BYTES or numbers != dimensions(rules.feature_set):
+    if header_bytes > HEADER_BYTES or numbers != sum(rules.groups.values()):
         raise ValueError("its sizes are wrong")
     body = receive(connection, header_bytes + 4 * numbers, deadline)
     row = checked_row(body[:header_bytes], size)
     values = np.frombuffer(body[header_bytes:], dtype="<f4")
     if not np.isfinite(values).all():
         raise ValueError("its numbers are not finite")
-    return Extracted(row, {group: values[place] for group, place in _places(rules.feature_set).items()})
+    return Extracted(row, {group: values[place] for group, place in _places(rules).items()})
 
 
 @cache
-def _places(feature_set: str) -> dict[str, slice]:
+def _places(rules: Rules) -> dict[str, slice]:
     """Where each group stands in the numbers of an answer."""
     places: dict[str, slice] = {}
     start = 0
-    for group, names in FEATURE_SETS[feature_set].items():
-        places[group] = slice(start, start + len(names))
-        start += len(names)
+    for group, size in rules.groups.items():
+        places[group] = slice(start, start + size)
+        start += size
     return places
 
 

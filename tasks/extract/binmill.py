@@ -15,15 +15,13 @@ from tasks.extract.layout import (
     NOTE_SLOTS,
     RELOCATION_SLOTS,
     SECTION_SLOTS,
+    SIGNED_NOTES,
+    SIGNED_SECTIONS,
     SYMBOL_SLOTS,
 )
 from tasks.extract.strings import string_classes
 
 Bytes = NDArray[np.uint8]
-
-_SIGNED = {".comment", ".rustc", ".go.buildinfo", "__data,__go_buildinfo", ".note.go.buildid"}
-"""Sections (lower-cased) in which compilers sign their name: labels are held against it, so no feature sees them."""
-_SIGNED_NOTES = ("Go:",)
 
 
 def binmill_vectors(headers: Headers, statistics: ByteStatistics, data: NDArray[np.uint8]) -> dict[str, Vector]:
@@ -69,7 +67,9 @@ def _header(headers: Headers, data: Bytes) -> Vector:
 
 def _sections(headers: Headers, data: Bytes) -> Vector:
     # ELF's table begins with a null entry; it is no section.
-    sections = [s for s in headers.sections if (s.name or s.size or s.virtual_size) and s.name.lower() not in _SIGNED]
+    sections = [
+        s for s in headers.sections if (s.name or s.size or s.virtual_size) and s.name.lower() not in SIGNED_SECTIONS
+    ]
     entropies = [entropy(data[s.offset : s.offset + s.size]) for s in sections]
     shares = [s.size / len(data) for s in sections]
     ratios = [s.size / max(s.virtual_size, 1) if s.virtual_size else 0.0 for s in sections]
@@ -128,7 +128,7 @@ def _symbols(headers: Headers, _: Bytes) -> Vector:
 
 
 def _notes(headers: Headers, _: Bytes) -> Vector:
-    notes = [note.encode() for note in headers.notes if not note.startswith(_SIGNED_NOTES)]
+    notes = [note.encode() for note in headers.notes if not note.startswith(SIGNED_NOTES)]
     return _joined([len(notes), headers.build_id is not None], hashed(notes, None, NOTE_SLOTS))
 
 

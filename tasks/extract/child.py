@@ -24,7 +24,8 @@ from functools import partial
 
 import numpy as np
 
-from tasks.extract.layout import FEATURE_SETS
+from tasks.extract.binding import DIMENSIONS
+from tasks.extract.layout import FEATURE_SETS, STRUCTURE
 from tasks.extract.parse import Extracted, extract, load_kernels
 
 ORDER = struct.Struct("<id")
@@ -68,17 +69,26 @@ class Rules:
         Address space beyond what the template and the arena take.
     feature_set
         Name of the set of features.
+    structure
+        Whether the header tree is embedded too.
     """
 
     timeout_s: float
     cpu_s: float
     memory_mib: int
     feature_set: str
+    structure: bool = False
+
+    @property
+    def groups(self) -> dict[str, int]:
+        """The groups of numbers of an answer, in order, and how many each has."""
+        own = {group: len(names) for group, names in FEATURE_SETS[self.feature_set].items()}
+        return own | ({STRUCTURE: DIMENSIONS} if self.structure else {})
 
 
 def serve(connection: socket.socket, arena: mmap.mmap, rules: Rules, parse: Callable[[bytes], Extracted]) -> None:
     """Answer requests until the other end is closed."""
-    groups = FEATURE_SETS[rules.feature_set]
+    groups = rules.groups
     while True:
         message, descriptors, _, _ = socket.recv_fds(connection, REQUEST.size, 1, socket.MSG_WAITALL)
         if not message:
@@ -194,7 +204,7 @@ def main(parse: Callable[[bytes], Extracted] | None = None) -> None:
     gc.freeze()  # children share what is loaded; their collections leave it alone
     with socket.socket(fileno=int(sys.argv[1])) as control:
         control.sendall(b"r")
-        obey(control, rules, parse or partial(extract, feature_set=rules.feature_set))
+        obey(control, rules, parse or partial(extract, feature_set=rules.feature_set, structure=rules.structure))
 
 
 if __name__ == "__main__":

@@ -70,19 +70,23 @@ class IsolatedParser:
         feature_set: str = "binmill@1",
         *,
         cpu_s: float | None = None,
+        structure: bool = False,
         processes: int = 1,
         module: str = "tasks.extract.child",
     ) -> None:
-        rules = Rules(timeout_s, timeout_s if cpu_s is None else cpu_s, memory_mib, feature_set)
+        rules = Rules(timeout_s, timeout_s if cpu_s is None else cpu_s, memory_mib, feature_set, structure)
         self._template = _Template(rules, module)
         self._lanes = [_Lane(rules, self._template) for _ in range(processes)]
         # The parts do not know the whole: a parser that is forgotten goes at once, and takes its children along.
         weakref.finalize(self, _close, self._lanes, self._template)
 
     @classmethod
-    def of(cls, options: Features, processes: int = 1) -> "IsolatedParser":
-        """A parser with the limits and the features of a recipe."""
-        return cls(options.timeout_s, options.memory_mib, options.set, cpu_s=options.cpu_s, processes=processes)
+    def of(cls, options: Features, processes: int = 1, *, structure: bool = False) -> "IsolatedParser":
+        """A parser with the limits and the features of a recipe; with `structure` it embeds the header tree too."""
+        return cls(
+            options.timeout_s, options.memory_mib, options.set,
+            cpu_s=options.cpu_s, structure=structure, processes=processes,
+        )  # fmt: skip
 
     @property
     def deaths(self) -> int:

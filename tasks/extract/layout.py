@@ -3,6 +3,10 @@
 from tasks.extract.headers import KINDS, MACHINES
 
 SECTION_SLOTS, LIBRARY_SLOTS, SYMBOL_SLOTS, EXPORT_SLOTS, RELOCATION_SLOTS, NOTE_SLOTS = 50, 128, 512, 128, 32, 32
+SIGNED_SECTIONS = {".comment", ".rustc", ".go.buildinfo", "__data,__go_buildinfo", ".note.go.buildid"}
+"""Sections (lower-cased) in which compilers sign their name: labels are held against it, so no feature sees them."""
+SIGNED_NOTES = ("Go:",)
+"""Beginnings of such notes."""
 STRING_CLASSES = (
     "url", "ipv4", "ipv6", "email", "registry_key", "windows_path", "posix_path", "source_path", "guid", "base64",
     "wide",
@@ -22,6 +26,9 @@ def _named(group: str, *names: str) -> tuple[str, ...]:
 
 
 Groups = dict[str, tuple[str, ...]]
+
+STRUCTURE = "structure"
+"""The group beside a set's own that holds the embedding of the header tree."""
 
 BINMILL: Groups = {
     "general": _named("general", "size", "entropy", "parsed", "byte[0]", "byte[1]", "byte[2]", "byte[3]"),

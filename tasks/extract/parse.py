@@ -9,19 +9,21 @@ from typing import Any
 import lief
 import numpy as np
 
+from tasks.extract.binding import DIMENSIONS, embedding
 from tasks.extract.binmill import binmill_vectors
 from tasks.extract.bytestats import ByteStatistics, Vector, byte_groups, byte_statistics, entropy
 from tasks.extract.elf import read_elf
 from tasks.extract.ember import ember_vectors
 from tasks.extract.hashing import hashed
 from tasks.extract.headers import Headers
-from tasks.extract.layout import FEATURE_SETS
+from tasks.extract.layout import FEATURE_SETS, STRUCTURE
 from tasks.extract.macho import read_macho
 from tasks.extract.machotables import is_macho
 from tasks.extract.pe import read_pe
 from tasks.extract.pefacts import pe_facts
 from tasks.extract.similarity import as_text, minhash, string_keys, tlsh, token_keys
 from tasks.extract.strings import string_classes
+from tasks.extract.tree import header_tree
 
 lief.logging.disable()
 
@@ -36,7 +38,10 @@ _GCC = re.compile(rb"GCC: \([^)\0]{1,60}\) [0-9][0-9A-Za-z.+~ ()-]{0,60}")
 
 @dataclass(frozen=True, slots=True)
 class Extracted:
-    """A file's row of `binaries` (without its id, with MinHash signatures as text) and its vector by group."""
+    """A file's row of `binaries` (without its id, with MinHash signatures as text) and its vector by group.
+
+    Where it was asked for, the group `structure` is the embedding of the header tree.
+    """
 
     row: dict[str, Any]
     vectors: dict[str, Vector]
@@ -54,11 +59,23 @@ def load_kernels() -> None:
     token_keys(["token"])
 
 
-def extract(data: bytes, feature_set: str = "binmill@1") -> Extracted:
-    """Parse a file; a failure is in `parse_status` and `parse_error`, never an exception (but MemoryError)."""
+def extract(data: bytes, feature_set: str = "binmill@1", *, structure: bool = False) -> Extracted:
+    """Parse a file; a failure is in `parse_status` and `parse_error`, never an exception (but MemoryError).
+
+    With `structure` the vectors have a group of that name; of a file without headers it is zeros.
+    """
+    headers = _read(data)
+    found = _extracted(data, headers, feature_set)
+    if structure:
+        found.vectors[STRUCTURE] = (
+            embedding(header_tree(headers)) if isinstance(headers, Headers) else np.zeros(DIMENSIONS, np.float32)
+        )
+    return found
+
+
+def _extracted(data: bytes, headers: Headers | str, feature_set: str) -> Extracted:
     view = np.frombuffer(data, dtype=np.uint8)
     statistics = byte_statistics(view)
-    headers = _read(data)
     if feature_set == "ember2024-core@1":
         return _for_pe(headers, _parser(statistics, data), statistics, data)
     if isinstance(headers, Headers):

@@ -17,6 +17,7 @@ from schemas.recipe import Features, TableSource
 from schemas.tables import BINARIES, features_schema
 from tasks.archives import Limits, read
 from tasks.build import Build
+from tasks.extract.binding import DIMENSIONS
 from tasks.extract.isolation import IsolatedParser
 from tasks.extract.layout import FEATURE_SETS, Groups, dimensions
 from tasks.extract.parse import Extracted
@@ -54,8 +55,11 @@ def build(build: Build) -> None:
 
 def _plan_files(build: Build) -> list[Item]:
     options = build.recipe.features
-    config = {"features": options.model_dump(mode="json")}
+    config: dict[str, Any] = {"features": options.model_dump(mode="json")}
     vector_bytes = 4 * dimensions(options.set)
+    if build.recipe.binarizing.embedding == "structure":  # else no key of what is there moves
+        config["structure"] = True
+        vector_bytes += 4 * DIMENSIONS
     owners = build.receipts["ingest.assign"][0]
     locations: dict[str, str] = {}
     for receipt in build.receipts["ingest.scan"]:
@@ -80,9 +84,9 @@ def _plan_files(build: Build) -> list[Item]:
 
 
 @cache
-def _parser(options: Features, thread: int) -> IsolatedParser:
+def _parser(options: Features, structure: bool, thread: int) -> IsolatedParser:
     """One parser for a thread of a worker; it ends with the worker."""
-    parser = IsolatedParser.of(options)
+    parser = IsolatedParser.of(options, structure=structure)
     atexit.register(parser.close)
     return parser
 
@@ -91,7 +95,7 @@ def features(place: Workplace) -> Receipt:
     """Parse each file of a batch; a row of `binaries` each, and of `features` for those that parsed."""
     args, key = place.item.args, place.item.key
     options = Features.model_validate(args["features"])
-    groups = FEATURE_SETS[options.set]
+    groups, structure = FEATURE_SETS[options.set], bool(args.get("structure"))
     wanted = _batch(place, args["owners"], args["batch"])
     rows: list[dict[str, Any]] = []
     vectors: list[tuple[str, dict[str, Any]]] = []
@@ -105,7 +109,7 @@ def features(place: Workplace) -> Receipt:
                 rows.append({"sha256": sha256} | _unread(size, reason or "the file is no longer where it was found"))
 
     # Files are read, unpacked and hashed while the child parses the ones before them.
-    parser = _parser(options, threading.get_ident())  # pyright: ignore[reportArgumentType] # a frozen model has a hash
+    parser = _parser(options, structure, threading.get_ident())  # pyright: ignore[reportArgumentType] # a frozen model has a hash
     for sha256, extracted in parser.extract_all(readable()):
         rows.append({"sha256": sha256} | extracted.row)
         if extracted.row["parse_status"] in {"ok", "partial"}:
@@ -114,10 +118,10 @@ def features(place: Workplace) -> Receipt:
     rows.sort(key=lambda row: row["sha256"])
     vectors.sort(key=lambda pair: pair[0])
     digests.sort(key=lambda row: row["sample_id"])
-    schema = features_schema(options.set, groups)
+    schema = features_schema(options.set, groups, DIMENSIONS if structure else 0)
     shards = [
         place.write(table_path("binaries", key), BINARIES, [pa.Table.from_pylist(rows, BINARIES)]),
-        place.write(table_path("features", key), schema, [_feature_table(schema, groups, vectors)]),
+        place.write(table_path("features", key), schema, [_feature_table(schema, vectors)]),
         place.write(work_path("vectors", key), VECTORS, [pa.Table.from_pylist(digests, VECTORS)]),
     ]
     statuses = Counter(row["parse_status"] for row in rows)
@@ -158,15 +162,11 @@ def _unread(size: int, reason: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _feature_table(schema: Any, groups: Groups, vectors: list[tuple[str, dict[str, Any]]]) -> Any:
+def _feature_table(schema: Any, vectors: list[tuple[str, dict[str, Any]]]) -> Any:
     columns: list[Any] = [pa.array([sample for sample, _ in vectors], pa.string())]
-    for group, names in groups.items():
-        matrix = (
-            np.stack([found[group] for _, found in vectors]).astype(np.float32, copy=False)
-            if vectors
-            else np.zeros((0, len(names)), np.float32)
-        )
-        flat = pa.array(matrix.reshape(-1), pa.float32())
+    for group in schema.names[1:]:
+        rows = [np.asarray(found[group], np.float32) for _, found in vectors]
+        flat = pa.array(np.concatenate(rows) if rows else np.zeros(0, np.float32))
         columns.append(pa.FixedSizeListArray.from_arrays(flat, type=schema.field(group).type))
     return pa.Table.from_arrays(columns, schema=schema)
 

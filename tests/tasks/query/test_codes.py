@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from flows.search import embedded, neighbours
 from schemas.errors import QueryError
-from tasks.binarize.task import feature_matrix
+from tasks.binarize.rows import feature_matrix
 from tasks.codes.packing import values
 from tasks.codes.search import information
 from tasks.query import codes as codes_module
