@@ -20,6 +20,7 @@ def index_recipe(
     id_column: str | None = None,
     seed: int = 0,
     *,
+    encoder: str | None = None,
     append: bool = False,
 ) -> dict[str, Any]:
     """The recipe of an index, or that of the one in `output` with more files.
@@ -28,6 +29,8 @@ def index_recipe(
 
     Parameters
     ----------
+    encoder
+        Installed encoder that makes vectors of the texts in the one column that is named.
     settings
         Keys of `binarizing`; none with `append`, since nothing is learned again.
 
@@ -39,7 +42,7 @@ def index_recipe(
     sources: list[dict[str, Any]] = [
         {
             "kind": "vectors", "path": Path(os.path.relpath(path.resolve(), output.resolve())).as_posix(),
-            "columns": list(columns), "id_column": id_column,
+            "columns": list(columns), "id_column": id_column, "encoder": encoder,
         }
         for path in paths
     ]  # fmt: skip
@@ -57,6 +60,8 @@ def index_recipe(
         )
     before = load_recipe(output / "recipe.yaml").model_dump(mode="json")
     there = {source["path"] for source in before["sources"]}
+    if encoder is None:
+        sources = [source | {"encoder": before["sources"][0].get("encoder")} for source in sources]
     if twice := [source["path"] for source in sources if source["path"] in there]:
         raise RecipeError(f"--append {twice[0]}: the index has this file already", "append files that it has not")
     return check_recipe(before | {"sources": [*before["sources"], *sources]}, "index").model_dump(mode="json")

@@ -1,5 +1,6 @@
 """Nearest rows to files, rows or vectors, by their bit codes."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from flows.apply import Fitted, load_fitted, recipe_of, selected_values
 from schemas.errors import BinmillError, QueryError
 from schemas.recipe import VectorsSource
 from schemas.tables import SPLITS
+from tasks.binarize.encoders import encoded, identity
 from tasks.binarize.rows import feature_matrix, structures
 from tasks.binarize.vectors import open_vectors
 from tasks.codes.binarizer import Binarizer, load
@@ -21,12 +23,19 @@ from tasks.query.codes import CodeIndex
 from tasks.query.dataset import Dataset
 from tasks.query.sql import query
 from tasks.query.trace import resolve_id
-from tasks.shards import find_rows
+from tasks.shards import find_rows, read_provenance
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Words that ask of an index of texts."""
+
+    words: str
 
 
 def neighbours(
     dataset: Dataset,
-    like: str | Path,
+    like: str | Path | Text,
     k: int,
     method: str | None = None,
     *,
@@ -42,7 +51,7 @@ def neighbours(
     ----------
     like
         Path of a file, or id of a row (or its beginning); a file goes before. A `Path`: a table of vectors, each of
-        which asks; its hits have its number in `query`.
+        which asks; its hits have its number in `query`. A `Text`: words, for the encoder that the index was made with.
     method
         Binarizer; by default the one whose measured recall is best.
     rescore, where, threads, recall
@@ -59,7 +68,10 @@ def neighbours(
     if own is not None and not isinstance(like, Path):
         raise QueryError("--binarizer: it takes another model's vectors", "ask with --vectors FILE")
     index = CodeIndex(dataset, method, threads=threads, binarizer=own)
-    queries = _of_vectors(dataset, like, own) if isinstance(like, Path) else embedded(dataset, like)
+    if isinstance(like, Text):
+        queries = _of_text(dataset, like.words)
+    else:
+        queries = _of_vectors(dataset, like, own) if isinstance(like, Path) else embedded(dataset, like)
     hits = index.search(queries, k, rescore=rescore, where=where, recall=recall)
     rows = [
         {"query": n, "sample_id": sample, "split": split, "distance": float(far), "information": float(shared)}
@@ -85,6 +97,24 @@ def embedded(dataset: Dataset, like: str) -> NDArray[np.float32]:
     return fitted.embedding.transform(row[None, :])
 
 
+def _of_text(dataset: Dataset, words: str) -> NDArray[np.float32]:
+    """Words as a query, by the very encoder that made the index."""
+    first = recipe_of(dataset).sources[0]
+    if not isinstance(first, VectorsSource) or first.encoder is None:
+        raise QueryError(
+            f"--text: {dataset.name} was not made from texts by an encoder",
+            "index texts: binmill index FILE --column TEXT --encoder minilm; or ask with --vectors FILE",
+        )
+    made, now = read_provenance(dataset.paths("sources")[0])["config"]["encoder"], identity(first.encoder)
+    if made != now:
+        raise QueryError(
+            f"--text: the index was made by {first.encoder} {made['version']} ({made['digest'][:12]}), "
+            f"installed is {now['version']} ({now['digest'][:12]})",
+            "install that one, or make the index again",
+        )
+    return load_fitted(dataset).embedding.transform(encoded(first.encoder, words)[None, :])
+
+
 def _of_vectors(dataset: Dataset, path: Path, own: Binarizer | None) -> NDArray[np.float32]:
     """Vectors of a file, embedded: float32[n, d]; as they are for a binarizer of their own.
 
@@ -94,7 +124,8 @@ def _of_vectors(dataset: Dataset, path: Path, own: Binarizer | None) -> NDArray[
         raise QueryError(f"--vectors {path}: no such file", "give a .npy, Parquet or Arrow file of vectors")
     recipe, embedding = recipe_of(dataset), load_fitted(dataset).embedding
     first = recipe.sources[0]
-    columns = first.columns if isinstance(first, VectorsSource) and path.suffix != ".npy" else ()
+    own_columns = isinstance(first, VectorsSource) and first.encoder is None and path.suffix != ".npy"
+    columns = first.columns if isinstance(first, VectorsSource) and own_columns else ()
     try:
         vectors = open_vectors(path, columns)
     except BinmillError as error:

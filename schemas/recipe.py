@@ -196,6 +196,8 @@ class TableSource(Model):
 class VectorsSource(Model):
     """Vectors to be searched, as a model made them: .npy, Parquet, Arrow (file, stream, or a folder of files).
 
+    With an `encoder`: texts of a table (also CSV), which it makes vectors of.
+
     The fitted tables are learned from the first source of a recipe; more can be appended without learning again.
     """
 
@@ -206,6 +208,15 @@ class VectorsSource(Model):
     """Columns of the vectors (lists of one length, or numbers); by default every one but `id_column`."""
     id_column: str | None = None
     """Column that names a row; by default the digest of the file's bytes and the row's number do."""
+    encoder: str | None = Field(default=None, min_length=1)
+    """Entry point of an installed package (group `binmill.encoders`), as `minilm`: it makes vectors of the texts in the
+    one column that `columns` names."""
+
+    @model_validator(mode="after")
+    def _one_column(self) -> "VectorsSource":
+        if self.encoder is not None and len(self.columns) != 1:
+            raise ValueError("columns: name the one column of the texts that the encoder reads")
+        return self
 
 
 Source = Annotated[

@@ -47,6 +47,9 @@ def search(
     vectors: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Vectors that ask, a row each: .npy, Parquet or Arrow.")
     ] = None,
+    text: Annotated[
+        str | None, typer.Option(help="Words that ask, where the index was made from texts (--encoder).")
+    ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many neighbours.")] = 10,
     where: Annotated[
         str | None,
@@ -84,15 +87,15 @@ def search(
 
     'information' is the mutual information of both rows' bits, in nats a bit (0.69: they tell each other's).
     """
-    from flows.search import neighbours
+    from flows.search import Text, neighbours
     from flows.show import rows
     from flows.stores import opened
 
-    asked = vectors if vectors is not None else like
-    if asked is None or (vectors is not None and like is not None):
-        raise QueryError("search: give one of --like and --vectors", "as --like FILE, or --vectors FILE")
+    given = [asked for asked in (like, vectors, None if text is None else Text(text)) if asked is not None]
+    if len(given) != 1:
+        raise QueryError("search: give one of --like, --vectors and --text", "as --like FILE, or --text 'some words'")
     table = neighbours(
-        opened(dataset), asked, k, method,
+        opened(dataset), given[0], k, method,
         rescore=rescore, where=where, threads=threads, recall=recall, binarizer=binarizer,
     )  # fmt: skip
     if as_json:

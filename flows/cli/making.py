@@ -273,6 +273,12 @@ def index(
         typer.Option(help="Column of the vectors (lists of one length, or numbers); may be repeated. Default: all."),
     ] = None,
     id_column: Annotated[str | None, typer.Option(help="Column that names a row.")] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="Make vectors of the texts in --column by an installed encoder, as minilm. Then: search --text."
+        ),
+    ] = None,
     method: Annotated[
         list[str] | None, typer.Option(help="Binarizer; may be repeated. auto: what measures best. [rabitq]")
     ] = None,
@@ -300,7 +306,7 @@ def index(
         "methods": method, "bits": bits, "planes": planes, "cells": cells, "rescoring": rescoring or None
     }  # fmt: skip
     settings = {key: value for key, value in given.items() if value is not None}
-    recipe = index_recipe(vectors, output, settings, column or (), id_column, seed, append=append)
+    recipe = index_recipe(vectors, output, settings, column or (), id_column, seed, encoder=encoder, append=append)
     output.mkdir(parents=True, exist_ok=True)
     _build(recipe, output.absolute(), str(output), workers, scheduler, memory, None, as_json)
 

@@ -11,6 +11,8 @@ import pyarrow as pa
 from schemas.errors import RecipeError
 from schemas.recipe import VectorsSource
 from schemas.tables import SOURCES
+from tasks.binarize.encoders import identity, load_encoder
+from tasks.binarize.texts import VECTOR, encode_texts, open_texts, vectors_of_texts
 from tasks.binarize.vectors import open_vectors
 from tasks.build import Build
 from tasks.items import Item, Receipt, Step, Workplace
@@ -37,12 +39,16 @@ def opened(build: Build) -> list[dict[str, Any]]:
             "source": source.model_dump(mode="json"),
             "files": stamps(path),
         }
+        if source.encoder is not None:
+            config["encoder"] = identity(source.encoder)
         args = config | {"path": str(path)}
         items.append(build.item("binarize", "open", path.name, config=config, inputs=[], args=args))
     found: list[dict[str, Any]] = [
         receipt.facts | {"columns": list(source.columns), "id_column": source.id_column, "path": str(path)}
         for receipt, source, path in zip(build.compute(items), sources, paths, strict=True)
     ]
+    for file in found:
+        file |= {"file": Path(file["path"]).name, "input": file["sha256"]}
     for n, file in enumerate(found):
         if len(file["names"]) != len(found[0]["names"]):
             raise RecipeError(
@@ -56,7 +62,12 @@ def opened(build: Build) -> list[dict[str, Any]]:
                     f"sources: {Path(file['path']).name} holds the same bytes as {Path(other['path']).name}",
                     "name each file once",
                 )
-    return found
+    if len({source.encoder for source in sources}) > 1:
+        raise RecipeError("sources.encoder: one index, one model", "index what another encoder reads by itself")
+    return [
+        file if source.encoder is None else file | encode_texts(build, path, source, file["sha256"])
+        for file, source, path in zip(found, sources, paths, strict=True)
+    ]
 
 
 def ranges(build: Build, file: dict[str, Any]) -> list[tuple[int, int]]:
@@ -70,12 +81,17 @@ def open_source(place: Workplace) -> Receipt:
     """A file's digest and columns; a row of the table `sources`."""
     source = VectorsSource.model_validate(place.item.args["source"])
     path = Path(place.item.args["path"])
-    vectors = open_vectors(path, source.columns, source.id_column)
-    if vectors.table.format not in FORMATS:
-        raise RecipeError(
-            f"sources.path: {path.name} is {vectors.table.format}; vectors are read from .npy, Parquet or Arrow",
-            "write it as Parquet: duckdb -c \"COPY (FROM 'x.csv') TO 'x.parquet'\"",
-        )
+    if source.encoder is None:
+        vectors = open_vectors(path, source.columns, source.id_column)
+        table, names = vectors.table, vectors.names
+        if table.format not in FORMATS:
+            raise RecipeError(
+                f"sources.path: {path.name} is {table.format}; vectors are read from .npy, Parquet or Arrow",
+                "write it as Parquet: duckdb -c \"COPY (FROM 'x.csv') TO 'x.parquet'\"",
+            )
+    else:
+        table = open_texts(path, source)
+        names = [f"{VECTOR}[{i}]" for i in range(load_encoder(source.encoder).dimensions)]
     digest = table_digest(path)
     row: dict[str, Any] = dict.fromkeys(SOURCES.names)
     row |= {
@@ -83,7 +99,7 @@ def open_source(place: Workplace) -> Receipt:
         "archive_sha256": digest, "status": "ok",
     }  # fmt: skip
     shard = place.write(table_path("sources", place.item.key), SOURCES, [pa.Table.from_pylist([row], SOURCES)])
-    return place.receipt([shard], sha256=digest, rows=vectors.table.rows, names=vectors.names)
+    return place.receipt([shard], sha256=digest, rows=table.rows, names=names)
 
 
-STEPS: dict[str, Step] = {"open": open_source}
+STEPS: dict[str, Step] = {"open": open_source, "texts": vectors_of_texts}

@@ -122,7 +122,7 @@ def build_index(build: Build) -> None:
     files = opened(build)
     first = files[0]
     width, where = len(first["names"]), {key: first[key] for key in ("path", "columns", "id_column", "rows")}
-    learned = _Learned([first["sha256"]], {"vectors": where}, min(FIT_ROWS, first["rows"]), width, BASE_ROWS)
+    learned = _Learned([first["input"]], {"vectors": where}, min(FIT_ROWS, first["rows"]), width, BASE_ROWS)
     fitted = _fit(build, learned)
     items: list[Item] = []
     for file in files:
@@ -133,8 +133,8 @@ def build_index(build: Build) -> None:
             }  # fmt: skip
             items.append(
                 build.item(
-                    "binarize", "rows", f"{Path(file['path']).name}, rows {start:,} to {stop:,}",
-                    config=config, inputs=[file["sha256"], *(s.sha256 for s in fitted)],
+                    "binarize", "rows", f"{file['file']}, rows {start:,} to {stop:,}",
+                    config=config, inputs=[file["input"], *(s.sha256 for s in fitted)],
                     args=config | {"path": file["path"]} | _paths(fitted),
                     weight=stop - start, memory=32 * width * (stop - start) + 256 * 2**20,
                 )
