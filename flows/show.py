@@ -9,8 +9,9 @@ from rich.table import Table
 from rich.tree import Tree
 
 from schemas.manifest import Manifest
+from schemas.provenance import canonical_json
 from tasks.build import Build
-from tasks.query.trace import Trace
+from tasks.query.trace import Link, Trace
 from tasks.shards import read_shard
 from tasks.store.objects import is_url
 
@@ -215,13 +216,30 @@ def tree(console: Console, chain: Trace) -> None:
 
 def _branch(root: Tree, chain: Trace) -> Tree:
     for link in chain.links:
-        made = link.provenance
-        node = root.add(
-            f"[cyan]{link.table}[/]  [dim]{escape(link.shard)}  made by {made['stage']}.{made['step']}, "
-            f"binmill {made['binmill']}, code {made['code'][:12]}[/]"
-        )
+        node = root.add(f"[cyan]{link.table}[/]  [dim]{escape(link.shard)}{escape(_made(link))}[/]")
         for name, value in link.values.items():
             node.add(f"{name}: {escape(_cell(value))}")
+        if made := link.provenance:
+            node.add(f"[dim]with {escape(', '.join(f'{name} {v}' for name, v in made['libraries'].items()))}[/]")
+            node.add(f"[dim]configured {escape(_cell(canonical_json(made['config'])))}, seed {made['seed']}[/]")
         for parent in link.derived_from:
             _branch(node.add(f"derived from [bold]{parent.sample_id}[/]"), parent)
+    if (learned := chain.learned_from) is not None:
+        states = f", by way of {learned.states:,} partial states" if learned.states else ""
+        node = root.add(f"learned from {len(learned.shards):,} shards{states}")
+        for shard in learned.shards:
+            node.add(f"[dim]{escape(shard)}[/]")
+        node = root.add(f"of {len(learned.sources):,} sources")
+        for source in learned.sources:
+            node.add(escape("  ".join(str(value) for value in source.values())), highlight=False)
     return root
+
+
+def _made(link: Link) -> str:
+    """What made a shard, in words."""
+    if not (made := link.provenance):
+        return ""
+    said = f"  made by {made['stage']}.{made['step']}, binmill {made['binmill']}, code {made['code'][:12]}"
+    if commit := link.tree.get("commit"):
+        said += f", commit {commit[:12]}{' (changed)' if link.tree.get('dirty') else ''}"
+    return said

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -49,3 +51,58 @@ class Provenance:
         """Key-value metadata for a Parquet file."""
         record = asdict(self) | {"rows": rows, "schema": schema_fingerprint}
         return {METADATA_KEY: canonical_json(record).encode()}
+
+
+def changes_since(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, str]:
+    """Which parts of a provenance record differ, and how, in words: why something is not what it was.
+
+    Parameters
+    ----------
+    before, after
+        Two records of one step, as shards carry them.
+
+    Returns
+    -------
+    dict
+        Some of `release`, `code`, `config`, `inputs`, `libraries` and `seed`, each with what changed; empty when the
+        step would write the same.
+    """
+    found: dict[str, str] = {}
+    if before["binmill"] != after["binmill"]:
+        found["release"] = f"{before['binmill']} → {after['binmill']}"
+    if before["code"] != after["code"]:
+        found["code"] = f"the stage's source files are others ({before['code'][:12]} → {after['code'][:12]})"
+    if config := _differences(before["config"], after["config"]):
+        found["config"] = "; ".join(config)
+    if inputs := _inputs(before["inputs"], after["inputs"]):
+        found["inputs"] = inputs
+    if libraries := _differences(before["libraries"], after["libraries"]):
+        found["libraries"] = "; ".join(libraries)
+    if before["seed"] != after["seed"]:
+        found["seed"] = f"{before['seed']} → {after['seed']}"
+    return found
+
+
+def _differences(before: Any, after: Any, where: str = "") -> list[str]:
+    """Leaves of two JSON values that are not equal, by their place."""
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        keys: list[str] = sorted({*before, *after})
+        pairs = [(before.get(key), after.get(key), f"{where}.{key}" if where else key) for key in keys]
+        return [text for old, new, place in pairs for text in _differences(old, new, place)]
+    # A record that was read from JSON has lists where a new one has tuples.
+    if canonical_json(before) == canonical_json(after):
+        return []
+    return [f"{where}: {_short(before)} → {_short(after)}"]
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else value if isinstance(value, str) else canonical_json(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _inputs(before: Sequence[str], after: Sequence[str]) -> str:
+    gone, new = Counter(before) - Counter(after), Counter(after) - Counter(before)
+    parts = [f"{n} {word}" for n, word in ((new.total(), "new"), (gone.total(), "gone")) if n]
+    if not parts and list(before) != list(after):
+        return "in another order"
+    return ", ".join(parts)

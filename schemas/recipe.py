@@ -3,6 +3,7 @@
 import difflib
 import fnmatch
 import re
+from datetime import date
 from functools import cache
 from typing import Annotated, Any, Literal
 
@@ -533,17 +534,41 @@ class Binarizing(Model):
         return value
 
 
+class Creator(Model):
+    """Who made a dataset."""
+
+    name: str = Field(min_length=1)
+    url: str = ""
+    kind: Literal["person", "organization"] = "person"
+
+
 class Publishing(Model):
-    """How shards are written, and what the dataset's card says of it."""
+    """How shards are written, and what the dataset's card and its Croissant description say of it."""
 
     title: str = ""
     description: str = ""
+    version: str = Field(default="", pattern=r"^((0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)([-+][0-9A-Za-z.+-]+)?)?$")
+    """Version of the dataset: MAJOR.MINOR.PATCH."""
+    creators: tuple[Creator, ...] = ()
+    licence: str = ""
+    """The dataset's own licence, as an SPDX identifier; its sources' files stay under theirs."""
+    url: str = Field(default="", pattern=r"^(https?://\S+)?$")
+    """Where the dataset is described."""
+    citation: str = ""
+    """How to cite it, preferably as BibTeX."""
+    published: date | None = None
+    """Day of publication."""
     row_group_rows: int = Field(default=65_536, ge=1)
     zstd_level: int = Field(default=3, ge=1, le=19)
     shard_mib: int = Field(default=32, ge=1)
     """Executable bytes (or table bytes) that go into one shard."""
     shard_files: int = Field(default=512, ge=1)
     """Files (or 128 times as many table rows) that go into one shard."""
+
+    @field_validator("licence")
+    @classmethod
+    def _spdx(cls, value: str) -> str:
+        return _licence(value) if value else value
 
 
 class Tolerance(Model):

@@ -26,9 +26,11 @@ VALUE_LIBRARIES: dict[str, tuple[str, ...]] = {
 }
 """Libraries whose version can change a value that the stage writes (pyarrow: the bytes of every shard)."""
 
-
 SHARED = {"binarize": ("codes",)}
 """Folders beside the stages whose code decides what a stage writes."""
+
+BESIDE = {"build.py", "drawing.py", "fanout.py", "items.py", "journal.py"}
+"""Modules beside the stages that decide where and when work is done, and how it looks: not what a stage writes."""
 
 
 class Executor(Protocol):
@@ -228,13 +230,11 @@ def code_digest(stage: str) -> str:
     folders = (stage, *SHARED.get(stage, ()))
     files = [
         *(path for folder in folders for path in sorted((tasks / folder).rglob("*.py"))),
-        *sorted(tasks.glob("*.py")),
+        *(path for path in sorted(tasks.glob("*.py")) if path.name not in BESIDE),
     ]
     files.append(tasks.parent / "schemas" / "tables.py")
     sha = hashlib.sha256()
     for path in files:
-        if path.name in {"fanout.py", "journal.py", "items.py", "build.py", "drawing.py"}:  # where and when, not what
-            continue
         sha.update(path.relative_to(tasks.parent).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return sha.hexdigest()
 

@@ -71,6 +71,10 @@ class Journal:
         """The receipt of an item, if it was ever finished."""
         return self._receipts.get(key)
 
+    def receipts(self) -> list[Receipt]:
+        """All receipts."""
+        return list(self._receipts.values())
+
     def add(self, receipt: Receipt) -> None:
         """Remember a finished item."""
         assert self._file is not None, "the journal was opened for reading"

@@ -148,17 +148,26 @@ def verify(dataset: DatasetArgument, as_json: JSON = False) -> None:
 @app.command(rich_help_panel=PANEL)
 def trace(
     dataset: DatasetArgument,
-    row: Annotated[str, typer.Argument(metavar="ID", help="Id of a row, or its beginning.")],
+    row: Annotated[
+        str,
+        typer.Argument(
+            metavar="ROW",
+            help="Id of a row or source, or its beginning; a feature's name; or TABLE:NUMBER, a row of any table, "
+            "counted from 0 (fitted_scaler:3).",
+        ),
+    ],
     as_json: JSON = False,
 ) -> None:
-    """Show where a row came from: parents, features, file, archive, URL, and what made each shard."""
+    """Show where a row came from: parents, features, file, archive, URL, and what made each shard.
+
+    Of each shard: stage, code, commit (and whether the checkout was changed), configuration, library versions. Of a
+    row that was learned (a score, a scale): the shards and sources behind it.
+    """
     from flows.show import tree
     from flows.stores import opened
-    from tasks.query.trace import resolve_id
-    from tasks.query.trace import trace as follow
+    from tasks.query.trace import trace_row
 
-    there = opened(dataset)
-    chain = follow(there, resolve_id(there, row))
+    chain = trace_row(opened(dataset), row)
     if as_json:
         print_json(dataclasses.asdict(chain))
     else:

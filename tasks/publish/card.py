@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from schemas.recipe import Recipe
+from schemas.recipe import Publishing, Recipe
 
 PLOT = "screening.svg"
 CODES_PLOT = "codes.svg"
@@ -45,6 +45,7 @@ def card(recipe: Recipe, summary: dict[str, Any], rows: dict[str, int]) -> str:
     parts = [f"# {title}", ""]
     if recipe.publishing.description:
         parts += [recipe.publishing.description.strip(), ""]
+    parts += _told(recipe.publishing)
     parts += [
         "Made by [binmill](recipe.yaml): the recipe beside this file makes it again, byte for byte.",
         "",
@@ -144,6 +145,20 @@ def card(recipe: Recipe, summary: dict[str, Any], rows: dict[str, int]) -> str:
         ]
     parts.append("")
     return "\n".join(parts)
+
+
+def _told(about: Publishing) -> list[str]:
+    """Version, licence, creators and citation, as far as the recipe names them."""
+    said = {
+        "Version": about.version,
+        "Published": "" if about.published is None else about.published.isoformat(),
+        "By": ", ".join(f"[{by.name}]({by.url})" if by.url else by.name for by in about.creators),
+        "Licence": about.licence,
+        "Home": about.url,
+    }
+    parts = [f"- {name}: {text}" for name, text in said.items() if text]
+    cite = ["", "```", about.citation.strip(), "```"] if about.citation.strip() else []
+    return [*parts, *cite, ""] if parts or cite else []
 
 
 def _duplicates(found: dict[str, Any]) -> list[str]:

@@ -10,8 +10,9 @@ import yaml
 
 from schemas.errors import ToleranceError
 from schemas.manifest import Manifest, ShardEntry, content_digest
-from tasks.build import Build
+from tasks.build import Build, code_digest
 from tasks.publish.card import CODES_PLOT, PLOT, card
+from tasks.publish.croissant import CROISSANT, croissant
 from tasks.publish.summary import excluded, failures, summarise
 from tasks.shards import Shard, read_shard, replace_atomically, sweep
 
@@ -86,9 +87,12 @@ def publish(build: Build, run: Mapping[str, Any]) -> tuple[Manifest, bool]:
     previous = _previous(build)
     summary = summarise(build)
     rows = {name: sum(shard.rows for shard in shards) for name, shards in tables.items()}
+    text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True).encode()
+    described = croissant(build.root, build.recipe, summary, tables, fitted, hashlib.sha256(text).hexdigest())
     beside = {
         "README.md": card(build.recipe, summary, rows).encode(),
-        "recipe.yaml": yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True).encode(),
+        "recipe.yaml": text,
+        CROISSANT: described,
     } | _plots(build, previous, digest)
     for name, data in beside.items():
         if not (build.root / name).is_file() or (build.root / name).read_bytes() != data:
@@ -102,7 +106,7 @@ def publish(build: Build, run: Mapping[str, Any]) -> tuple[Manifest, bool]:
         fitted=fitted,
         files=files,
         summary=summary,
-        run=dict(run),
+        run={**run, "code": _code(build, previous, run)},
     )
     unchanged = (
         previous is not None
@@ -122,6 +126,19 @@ def publish(build: Build, run: Mapping[str, Any]) -> tuple[Manifest, bool]:
     build.journal.keep_only({receipt.key for receipt in receipts})
     sweep(build.root, {shard.path for receipt in receipts for shard in receipt.shards})
     return manifest, not unchanged
+
+
+def _code(build: Build, previous: Manifest | None, run: Mapping[str, Any]) -> dict[str, Any]:
+    """By stage: the digest of its code, and the commit, clean or not, of the tree that first made shards with it."""
+    known = previous.run.get("code") if previous is not None else None
+    known = known if isinstance(known, dict) else {}
+    stages = {receipt.stage for receipts in build.receipts.values() for receipt in receipts}
+    found: dict[str, Any] = {}
+    for stage in sorted(stages):
+        new = {"digest": code_digest(stage), **(run.get("tree") or {})}
+        old = known.get(stage)
+        found[stage] = old if isinstance(old, dict) and old.get("digest") == new["digest"] else new
+    return found
 
 
 def _plots(build: Build, previous: Manifest | None, digest: str) -> dict[str, bytes]:
