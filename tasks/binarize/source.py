@@ -15,6 +15,7 @@ from tasks.binarize.encoders import identity, load_encoder
 from tasks.binarize.texts import VECTOR, encode_texts, open_texts, vectors_of_texts
 from tasks.binarize.vectors import open_vectors
 from tasks.build import Build
+from tasks.duck import MEMORY_MIB, connection, view
 from tasks.items import Item, Receipt, Step, Workplace
 from tasks.shards import table_path
 from tasks.tablefiles import stamps, table_digest
@@ -102,4 +103,44 @@ def open_source(place: Workplace) -> Receipt:
     return place.receipt([shard], sha256=digest, rows=table.rows, names=names)
 
 
-STEPS: dict[str, Step] = {"open": open_source, "texts": vectors_of_texts}
+def check_ids(build: Build, files: list[dict[str, Any]]) -> None:
+    """Make sure that a column of ids names each row of an index once, in all files together.
+
+    Raises
+    ------
+    RecipeError
+        It does not: naming an id, and where it stands.
+    """
+    codes = build.shards("binarize.rows", "codes")
+    if not any(file["id_column"] for file in files):
+        return
+    names = {file["sha256"][:16]: file["file"] for file in files}
+    item = build.item(
+        "binarize", "ids", "ids that name a row each",
+        config={}, inputs=[shard.sha256 for shard in codes],
+        args={"codes": [shard.path for shard in codes], "names": names}, memory=(MEMORY_MIB + 256) * 2**20,
+    )  # fmt: skip
+    build.compute([item])
+
+
+def unique_ids(place: Workplace) -> Receipt:
+    """Look for an id that two rows have; on disk, where they do not fit in memory."""
+    args = place.item.args
+    with connection(place.root) as database:
+        view(database, "codes", place.root, args["codes"])
+        twice = database.sql(
+            "SELECT sample_id, min(place), max(place), count(*) "
+            "FROM (SELECT sample_id, {'source': source_id, 'row': row} AS place FROM codes) GROUP BY sample_id HAVING count(*) > 1 ORDER BY sample_id LIMIT 3"
+        ).fetchall()
+    if twice:
+        sample, *places, count = twice[0]
+        one, other = (f"{args['names'][p['source']]}, row {p['row']:,}" for p in places)
+        more = f"; {count} rows have it" if count > 2 else ""
+        raise RecipeError(
+            f"sources.id_column: '{sample[:80]}' names more than one row: {one}, and {other}{more}",
+            "name rows by a column without repeats, or leave id_column out: then the file's digest and their number do",
+        )
+    return place.receipt([])
+
+
+STEPS: dict[str, Step] = {"ids": unique_ids, "open": open_source, "texts": vectors_of_texts}

@@ -17,7 +17,7 @@ from tasks.binarize.fitting import Options
 from tasks.binarize.fitting import fit as fit_binarizer
 from tasks.binarize.partitioning import partition, probes
 from tasks.binarize.rows import parts, read_part, sample_rows
-from tasks.binarize.source import opened, ranges
+from tasks.binarize.source import check_ids, opened, ranges
 from tasks.binarize.vectors import open_vectors, sampled, standardised
 from tasks.build import Build
 from tasks.codes.binarizer import BINARIZERS, Binarizer, from_table
@@ -140,6 +140,7 @@ def build_index(build: Build) -> None:
                 )
             )  # fmt: skip
     build.compute(items)
+    check_ids(build, files)
     _recall(build, learned, fitted)
 
 

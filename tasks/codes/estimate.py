@@ -48,7 +48,7 @@ def query_planes(projected: Floats, bits: int) -> tuple[Words, Floats]:
     peak = np.abs(projected).max(axis=1, initial=0.0)
     step = (2 * peak / top).astype(np.float32)
     level = np.rint(projected / np.where(step > 0, step, np.float32(1))[:, None] + np.float32(top / 2))
-    level = np.clip(level, 0, top).astype(np.uint8)
+    level = np.clip(level, 0, top).astype(np.uint16)  # of six planes and more a level is above 255
     packed = [pack((level >> b) & 1 > 0) for b in range(bits)]
     return words(np.concatenate(packed, axis=1), bits), step
 

@@ -17,8 +17,8 @@ GROUP = 64
 """Rows that one branch passes over. The loop over them has a fixed length, so that it becomes vector instructions."""
 BLOCK_BYTES = 16 << 10
 """Of codes that all queries are compared with before the next: half of a processor's first cache."""
-STREAM = 32
-"""Rows of each of two places that one branch passes over when rows are read as they lie."""
+PLACES, STREAM = 8, 4
+"""When rows are read as they lie: places that are read at once, and rows of each that one branch passes over."""
 UNROLLED = 32
 """Words of a code up to which a kernel of its own is compiled."""
 FEW = 4
@@ -110,40 +110,37 @@ def _scans(width: int) -> tuple[Callable[..., None], Callable[..., None]]:
     def sweep(
         query: Words, codes: Words, ids: NDArray[np.int64], distances: Words
     ) -> None:  # pragma: no cover - compiled
-        # Both halves at once, as memory is read sooner at two places than at one; each has its list.
+        # At several places at once, as memory is read sooner so than at one; each has its list.
         last = ids.shape[1] - 1
-        half = len(codes) // (2 * STREAM) * STREAM
-        worst = distances[0, last], distances[1, last]
-        for start in range(0, half, STREAM):
-            one, other = codes[start : start + STREAM], codes[half + start : half + start + STREAM]
+        part = len(codes) // (PLACES * STREAM) * STREAM
+        worst = distances[0, last]
+        for start in range(0, part, STREAM):
             hit = np.uint64(0)
-            for i in range(STREAM):
-                total = np.uint64(0)
-                for w in range(width):
-                    total += population_count(query[w] ^ one[i, w])
-                hit |= np.uint64(total < worst[0])
-            for i in range(STREAM):
-                total = np.uint64(0)
-                for w in range(width):
-                    total += population_count(query[w] ^ other[i, w])
-                hit |= np.uint64(total < worst[1])
+            for s in range(PLACES):
+                rows = codes[s * part + start : s * part + start + STREAM]
+                for i in range(STREAM):
+                    total = np.uint64(0)
+                    for w in range(width):
+                        total += population_count(query[w] ^ rows[i, w])
+                    hit |= np.uint64(total < worst)
             if hit == 0:
                 continue
-            for s in range(2):
-                first = s * half + start
+            worst = np.uint64(0)
+            for s in range(PLACES):
+                first = s * part + start
                 for i in range(first, first + STREAM):
                     total = np.uint64(0)
                     for w in range(width):
                         total += population_count(query[w] ^ codes[i, w])
                     if total < distances[s, last]:
                         insert(ids[s], distances[s], i, total)
-            worst = distances[0, last], distances[1, last]
-        for i in range(2 * half, len(codes)):
+                worst = max(worst, distances[s, last])
+        for i in range(PLACES * part, len(codes)):
             total = np.uint64(0)
             for w in range(width):
                 total += population_count(query[w] ^ codes[i, w])
-            if total < distances[1, last]:
-                insert(ids[1], distances[1], i, total)
+            if total < distances[PLACES - 1, last]:
+                insert(ids[PLACES - 1], distances[PLACES - 1], i, total)
 
     return scan, sweep
 
@@ -238,7 +235,7 @@ def hamming_top_k(
             _wide(asked, part, ids, distances)
         elif len(asked) <= FEW:
             for a, query in enumerate(asked):
-                near, far = np.full((2, k), -1, dtype=np.int64), np.full((2, k), FAR)
+                near, far = np.full((PLACES, k), -1, dtype=np.int64), np.full((PLACES, k), FAR)
                 _scans(width)[1](query, part, near, far)
                 ids[a : a + 1], distances[a : a + 1] = merge([(near.reshape(1, -1), far.reshape(1, -1))], k)
         else:

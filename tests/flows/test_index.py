@@ -75,6 +75,17 @@ def test_codes_are_those_of_the_rows_and_say_whose_they_are(index: Dataset) -> N
     assert "binmill search . --vectors" in (index.root / "README.md").read_text(encoding="utf-8")
 
 
+def test_an_id_that_names_two_rows_is_refused(mill: Mill, folder: Path) -> None:
+    kind = pa.schema([("id", pa.string()), ("v", pa.list_(pa.float32(), 24))])
+    for name, ids in (("same.parquet", ["a", "b", "a"]), ("again.parquet", ["c", "it's 7"])):
+        pq.write_table(pa.table({"id": ids, "v": list(TWO[: len(ids)])}).cast(kind), folder / name)
+    with pytest.raises(RecipeError, match=r"'a' names more than one row: same.parquet, row 0, and same.parquet, row 2"):
+        made(mill, [folder / "two.parquet", folder / "same.parquet"], folder / "twice", id_column="id")
+    with pytest.raises(RecipeError, match=r"'it's 7' .* two.parquet, row 7"):
+        made(mill, [folder / "two.parquet", folder / "again.parquet"], folder / "twice", id_column="id")
+    assert not (folder / "twice" / "manifest.json").exists()
+
+
 def test_a_file_that_is_appended_changes_nothing_that_is_there(mill: Mill, folder: Path, index: Dataset) -> None:
     output = folder / "grown"
     settings = {"cells": 12, "rescoring": True, "methods": ["residual", "itq"], "planes": 4}

@@ -53,7 +53,7 @@ def test_estimates_are_those_of_the_definition(n: int, width: int, planes: int, 
     assert (np.diff(squared, axis=1) >= 0).all()
 
 
-@pytest.mark.parametrize("planes", [1, 2, 3])
+@pytest.mark.parametrize("planes", [1, 2, 3, 6, 8])
 @pytest.mark.parametrize("width", [50, 64, 384])
 @pytest.mark.parametrize("q", [1, 12])
 def test_few_of_the_nearest_are_missed(planes: int, width: int, q: int) -> None:
