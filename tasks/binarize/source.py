@@ -130,7 +130,8 @@ def unique_ids(place: Workplace) -> Receipt:
         view(database, "codes", place.root, args["codes"])
         twice = database.sql(
             "SELECT sample_id, min(place), max(place), count(*) "
-            "FROM (SELECT sample_id, {'source': source_id, 'row': row} AS place FROM codes) GROUP BY sample_id HAVING count(*) > 1 ORDER BY sample_id LIMIT 3"
+            "FROM (SELECT sample_id, {'source': source_id, 'row': row} AS place FROM codes) "
+            "GROUP BY sample_id HAVING count(*) > 1 ORDER BY sample_id LIMIT 3"
         ).fetchall()
     if twice:
         sample, *places, count = twice[0]
