@@ -105,13 +105,20 @@ def search(
 
 
 @app.command(rich_help_panel=PANEL)
-def verify(dataset: DatasetArgument, as_json: JSON = False) -> None:
+def verify(
+    dataset: DatasetArgument,
+    key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Public key in PEM: the dataset must be signed by it.")
+    ] = None,
+    as_json: JSON = False,
+) -> None:
     """Check every byte of a dataset against its manifest, and its promises against its rows.
 
     Ends with 1 and names what is wrong when anything is.
     """
     from rich.progress import track
 
+    from flows.cli.attesting import read_key
     from flows.stores import opened
     from tasks.query.verify import Finding
     from tasks.query.verify import verify as check
@@ -120,9 +127,9 @@ def verify(dataset: DatasetArgument, as_json: JSON = False) -> None:
     findings: list[Finding] = []
     checked = 0
     for _, found in track(
-        check(there),
+        check(there, None if key is None else read_key(key)),
         description="verifying",
-        total=len(there.manifest.shards()) + len(there.manifest.files) + 4,
+        total=len(there.manifest.shards()) + len(there.manifest.files) + 6,
         console=err,
         disable=not err.is_terminal,
         transient=True,

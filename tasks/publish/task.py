@@ -10,11 +10,12 @@ import yaml
 
 from schemas.errors import ToleranceError
 from schemas.manifest import Manifest, ShardEntry, content_digest
-from tasks.build import Build, code_digest
+from schemas.statement import STATEMENT, statement
+from tasks.build import Build, code_digest, libraries
 from tasks.publish.card import CODES_PLOT, PLOT, card
 from tasks.publish.croissant import CROISSANT, croissant
 from tasks.publish.summary import excluded, failures, summarise
-from tasks.shards import Shard, read_shard, replace_atomically, sweep
+from tasks.shards import Shard, read_shard, replace_atomically, sha256_file, sweep
 
 MANIFEST = "manifest.json"
 
@@ -121,11 +122,25 @@ def publish(build: Build, run: Mapping[str, Any]) -> tuple[Manifest, bool]:
     else:
         text = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
         replace_atomically(build.root / MANIFEST, text.encode())
+    _state(build, manifest)
     # Only now may what the old manifest listed go.
     receipts = [receipt for found in build.receipts.values() for receipt in found]
     build.journal.keep_only({receipt.key for receipt in receipts})
     sweep(build.root, {shard.path for receipt in receipts for shard in receipt.shards})
     return manifest, not unchanged
+
+
+def _state(build: Build, manifest: Manifest) -> None:
+    """Write the statement of provenance, if it is not there; a run that died before it writes it when run again."""
+    sources = [row for shard in build.shards("ingest.assign", "sources") for row in _rows(build, shard)]
+    stages = {receipt.stage for receipts in build.receipts.values() for receipt in receipts}
+    versions = {name: version for stage in stages for name, version in libraries(stage).items()}
+    sha256 = sha256_file(build.root / MANIFEST)
+    read = [row for row in sources if row["status"] == "ok"]
+    text = json.dumps(statement(manifest, sha256, read, versions), indent=1, ensure_ascii=False) + "\n"
+    place = build.root / STATEMENT
+    if not place.is_file() or place.read_bytes() != text.encode():
+        replace_atomically(place, text.encode())
 
 
 def _code(build: Build, previous: Manifest | None, run: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import pyarrow.parquet as pq
 
 from schemas.errors import DatasetError
+from schemas.statement import ENVELOPE, STATEMENT
+from tasks.query.attest import is_current, signature_problems, statement_problems
 from tasks.query.dataset import MANIFEST, Dataset
 from tasks.query.sql import query
 from tasks.query.synthetic import wrong_rows
@@ -20,12 +22,13 @@ class Finding:
     problem: str
 
 
-def verify(dataset: Dataset) -> Iterator[tuple[str, list[Finding]]]:
+def verify(dataset: Dataset, key: bytes | None = None) -> Iterator[tuple[str, list[Finding]]]:
     """Check a dataset; yields each place or promise as it has been checked, with what is wrong there.
 
     Checks the manifest against its own digest; every shard's presence, size, SHA-256, row count and provenance;
     files nobody lists; then the promises: no group or duplicate cluster in two splits, synthetic rows in
-    `train` only, each equal to what its parents and gap give.
+    `train` only, each equal to what its parents and gap give. The statement of provenance must describe this
+    manifest; and be signed by `key`, a public key in PEM, if one is given.
     """
     yield MANIFEST, _manifest(dataset)
     damaged = False
@@ -37,6 +40,11 @@ def verify(dataset: Dataset) -> Iterator[tuple[str, list[Finding]]]:
         path = dataset.place(name)
         same = path.is_file() and sha256_file(path) == sha256
         yield name, [] if same else [Finding(name, "missing or changed since the manifest was written")]
+    if (dataset.root / STATEMENT).is_file() and is_current(dataset):
+        data = (dataset.root / STATEMENT).read_bytes()
+        yield STATEMENT, [Finding(STATEMENT, problem) for problem in statement_problems(dataset, data)]
+    if key is not None:
+        yield ENVELOPE, [Finding(ENVELOPE, problem) for problem in signature_problems(dataset, key)]
     yield "unlisted files", _unlisted(dataset)
     if damaged:  # what a damaged shard says proves nothing
         return
