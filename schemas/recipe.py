@@ -558,6 +558,9 @@ class Publishing(Model):
     """How to cite it, preferably as BibTeX."""
     published: date | None = None
     """Day of publication."""
+    order_secret: str = ""
+    """File of a secret that gives the training order, to be revealed later (`binmill order`); empty: everybody can
+    compute the order. The manifest holds a commitment to it, never the secret."""
     row_group_rows: int = Field(default=65_536, ge=1)
     zstd_level: int = Field(default=3, ge=1, le=19)
     shard_mib: int = Field(default=32, ge=1)

@@ -129,7 +129,7 @@ def verify(
     for _, found in track(
         check(there, None if key is None else read_key(key)),
         description="verifying",
-        total=len(there.manifest.shards()) + len(there.manifest.files) + 6,
+        total=len(there.manifest.shards()) + len(there.manifest.files) + 7,
         console=err,
         disable=not err.is_terminal,
         transient=True,

@@ -8,10 +8,11 @@ from typing import Any
 
 import yaml
 
-from schemas.errors import ToleranceError
+from schemas.errors import DatasetError, ToleranceError
 from schemas.manifest import Manifest, ShardEntry, content_digest
 from schemas.statement import STATEMENT, statement
 from tasks.build import Build, code_digest, libraries
+from tasks.order import commitment, order_key, training_ids, training_order
 from tasks.publish.card import CODES_PLOT, PLOT, card
 from tasks.publish.croissant import CROISSANT, croissant
 from tasks.publish.summary import excluded, failures, summarise
@@ -86,7 +87,7 @@ def publish(build: Build, run: Mapping[str, Any]) -> tuple[Manifest, bool]:
     digest = content_digest(build.recipe.name, recipe, tables, fitted)
 
     previous = _previous(build)
-    summary = summarise(build)
+    summary = summarise(build) | {"order": _order(build, previous, digest, tables)}
     rows = {name: sum(shard.rows for shard in shards) for name, shards in tables.items()}
     text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True).encode()
     described = croissant(build.root, build.recipe, summary, tables, fitted, hashlib.sha256(text).hexdigest())
@@ -128,6 +129,27 @@ def publish(build: Build, run: Mapping[str, Any]) -> tuple[Manifest, bool]:
     build.journal.keep_only({receipt.key for receipt in receipts})
     sweep(build.root, {shard.path for receipt in receipts for shard in receipt.shards})
     return manifest, not unchanged
+
+
+def _order(
+    build: Build, previous: Manifest | None, digest: str, tables: Mapping[str, list[ShardEntry]]
+) -> dict[str, Any] | None:
+    """The commitment to the order in which a model is to be trained; None without rows to train on."""
+    if not tables.get("train"):
+        return None
+    name = build.recipe.publishing.order_secret
+    if not name and previous is not None and previous.digest == digest and "order" in previous.summary:
+        return previous.summary["order"]
+    try:
+        secret = (build.base / name).read_bytes() if name else None
+    except OSError as error:
+        raise DatasetError(
+            f"publishing.order_secret: {build.base / name}: {error.strerror}",
+            "make it once, and keep it: head -c 32 /dev/urandom > FILE; or leave the key out of the recipe",
+        ) from error
+    ids = training_ids(build.root / shard.path for shard in tables["train"])
+    committed = commitment(training_order(ids, order_key(build.recipe.seed, secret)))
+    return {"rows": len(ids), "secret": bool(name), "commitment": committed}
 
 
 def _state(build: Build, manifest: Manifest) -> None:

@@ -9,6 +9,7 @@ from schemas.errors import DatasetError
 from schemas.statement import ENVELOPE, STATEMENT
 from tasks.query.attest import is_current, signature_problems, statement_problems
 from tasks.query.dataset import MANIFEST, Dataset
+from tasks.query.ordering import order_problems
 from tasks.query.sql import query
 from tasks.query.synthetic import wrong_rows
 from tasks.shards import read_provenance, schema_fingerprint, sha256_file
@@ -27,8 +28,9 @@ def verify(dataset: Dataset, key: bytes | None = None) -> Iterator[tuple[str, li
 
     Checks the manifest against its own digest; every shard's presence, size, SHA-256, row count and provenance;
     files nobody lists; then the promises: no group or duplicate cluster in two splits, synthetic rows in
-    `train` only, each equal to what its parents and gap give. The statement of provenance must describe this
-    manifest; and be signed by `key`, a public key in PEM, if one is given.
+    `train` only, each equal to what its parents and gap give. The order to train in must be the one that is
+    committed to, where it is no secret. The statement of provenance must describe this manifest; and be signed by
+    `key`, a public key in PEM, if one is given.
     """
     yield MANIFEST, _manifest(dataset)
     damaged = False
@@ -50,6 +52,7 @@ def verify(dataset: Dataset, key: bytes | None = None) -> Iterator[tuple[str, li
         return
     if dataset.manifest.tables.get("splits"):  # a table that was only screened has none
         yield "whole groups", _straddling(dataset)
+    yield "training order", [Finding(MANIFEST, problem) for problem in order_problems(dataset)]
     yield "synthetic rows", [Finding(where, problem) for where, problem in wrong_rows(dataset)]
 
 
