@@ -25,14 +25,17 @@ check: $(VENV)/test
 
 # fastHDMI is the screening's peer, and has an environment of its own: it is compiled when installed (a C compiler and
 # the headers of Python are needed), and uses pyarrow without asking for it. Without it the rest is measured.
-PEER := build/fasthdmi
+PEER_fasthdmi := fastHDMI==1.25.26 KDEpy==1.1.12 pyarrow
+# usearch and sentence-transformers, whose quantised search is the codes' peer, want PyTorch: so they have their own too.
+PEER_quantised := usearch==2.26.6 sentence-transformers==6.2.0 faiss-cpu torch==2.13.0
 bench: $(VENV)/test
-	@$(MAKE) --no-print-directory $(PEER)/done || echo "fastHDMI could not be installed: measuring without it"
+	@for peer in fasthdmi quantised; do $(MAKE) --no-print-directory build/$$peer/done \
+		|| echo "$$peer could not be installed: measuring without it"; done
 	$(BIN)/python -m tests.benchmarks
 
-$(PEER)/done:
-	$(PYTHON) -m venv $(PEER)
-	$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check --no-input fastHDMI==1.25.26 KDEpy==1.1.12 pyarrow
+build/%/done:
+	$(PYTHON) -m venv build/$*
+	build/$*/bin/python -m pip install --quiet --disable-pip-version-check --no-input $(PEER_$*)
 	touch $@
 
 # Takes minutes, two cores, and 12 GB of disk below build/, where its tables stay for the next time.

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from schemas.errors import RecipeError
 from tasks.binarize.rotating import Doubles, rotated, spread
 from tasks.binarize.selection import select
+from tasks.binarize.training import trained
 from tasks.codes.binarizer import METHODS, MOST_PLANES, Binarizer
 from tasks.codes.lifting import Lift
 from tasks.codes.rotation import random_rotation, stream
@@ -31,8 +32,8 @@ class Options:
     Attributes
     ----------
     rotation
-        `axes`, `random` or `itq`, for rabitq, residual and kernel; None: random for rabitq and residual, itq for
-        kernel as far as its features reach.
+        `axes`, `random` or `itq`, for rabitq, residual and kernel; `trained` (`tasks.binarize.training`) for rabitq and
+        residual; None: random for rabitq and residual, itq for kernel as far as its features reach.
     planes
         Bit planes of residual: its bits are spread over them.
     iterations
@@ -125,6 +126,13 @@ def _matrix(method: str, z: Doubles, width: int, seed: int, options: Options) ->
         return "random", np.ascontiguousarray(np.hstack(turns)[:, :width], np.float32)
     if method == "selected":
         return "selected", select(z, width, seed, options.pool)
+    if options.rotation == "trained" and method in {"rabitq", "residual"}:
+        if width > d:
+            raise RecipeError(
+                f"{width} bits of {d} dimensions by a trained rotation, which gives one bit a dimension and plane",
+                f"ask for at most {d} bits a plane",
+            )
+        return "trained", trained(z, width, options.planes if method == "residual" else 1, seed, options.iterations)
     kinds = {"itq": "itq", "kernel": "itq" if width <= d else "random"}
     kind = kinds[method] if method == "itq" else options.rotation or kinds.get(method, "random")
     return kind, rotated(kind, z, width, seed, options.iterations)

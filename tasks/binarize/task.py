@@ -1,7 +1,7 @@
 """The binarize stage: an embedding of the selected features, bit codes of it, and how well they keep neighbours."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from schemas.tables import SPLITS, borders_schema, codes_schema
 from tasks.binarize import source
-from tasks.binarize.choosing import LEAST_ROWS, RESCORED, choose
+from tasks.binarize.choosing import LEAST_ROWS, RESCORED, choose, fit_trained
 from tasks.binarize.embedding import Embedding, principal_components
 from tasks.binarize.fitting import Options
 from tasks.binarize.fitting import fit as fit_binarizer
@@ -165,7 +165,7 @@ def _fit(build: Build, learned: _Learned) -> list[Shard]:
     options = recipe.binarizing
     config = options.model_dump(mode="json", exclude={"neighbors", "rescoring", "cells", "copies"})
     config |= {"seed": recipe.seed}
-    if "auto" in options.methods:
+    if "auto" in options.methods or options.rotation == "trained":
         config |= {"k": options.neighbors, "rescored": options.rescoring}
     p, sample = learned.columns, learned.sample
     item = build.item(
@@ -238,9 +238,18 @@ def fit(place: Workplace) -> Receipt:
         fitted = [choice.binarizer]
     else:  # too few rows to measure on: what is best of most vectors
         methods = ["rabitq" if method == "auto" else method for method in args["methods"]]
-        fitted = [fit_binarizer(m, vectors, bits=args["bits"], seed=args["seed"], options=options) for m in methods]
+        fitted = [_fitted_binarizer(method, vectors, args, options) for method in methods]
     shards.append(place.write(fitted_path("binarizers", key), BINARIZERS, [b.table() for b in fitted]))
     return place.receipt(shards, dimensions=embedding.dimensions)
+
+
+def _fitted_binarizer(method: str, vectors: NDArray[np.float32], args: dict[str, Any], options: Options) -> Binarizer:
+    if options.rotation == "trained":
+        if method in {"rabitq", "residual"}:
+            k = args["k"]
+            return fit_trained(method, vectors, bits=args["bits"], k=k, seed=args["seed"], options=options)[0]
+        options = replace(options, rotation=None)
+    return fit_binarizer(method, vectors, bits=args["bits"], seed=args["seed"], options=options)
 
 
 def _components(args: dict[str, Any]) -> list[str]:

@@ -1,7 +1,12 @@
 """Search by bit codes against faiss and usearch, in one run; one thread each, except where a line says two."""
 
-import importlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import faiss
@@ -19,6 +24,8 @@ from tests.benchmarks.report import Measurement, median_time, read_seconds
 
 NEIGHBOURS, BATCH = 10, 64
 RESCORED = 4
+PEERS = Path(os.environ.get("BINMILL_QUANTISED", "build/quantised"))
+"""Environment of usearch and sentence-transformers; `make bench` makes it."""
 ROWS, DIMENSIONS = 1_000_000, 384
 
 Floats = NDArray[np.float32]
@@ -71,12 +78,28 @@ def hamming(rows: int, widths: tuple[int, ...]) -> list[Measurement]:
 
 
 def _usearch(codes: NDArray[np.uint8], queries: NDArray[np.uint8]) -> float | None:
-    try:
-        usearch: Any = importlib.import_module("usearch.index")
-    except ImportError:
+    found = _peer(NEIGHBOURS, codes=codes, asked=queries)
+    return None if found is None else found[0]["usearch"]
+
+
+def _peer(neighbours: int, **arrays: NDArray[Any]) -> tuple[dict[str, float], dict[str, NDArray[np.int64]]] | None:
+    """What the peers' own Python measures on these arrays; None where it is not installed."""
+    if not (PEERS / "bin" / "python").exists():
+        sys.stderr.write("usearch and sentence-transformers are not measured: run make build/quantised/done\n")
         return None
-    kind = usearch.MetricKind.Hamming
-    return median_time(lambda: usearch.search(codes, queries, NEIGHBOURS, kind, exact=True, threads=1), 1)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, array in arrays.items():
+            np.save(Path(folder) / f"{name}.npy", array)
+        script = Path(__file__).with_name("quantised_peer.py")
+        command = [PEERS / "bin" / "python", script, folder, "3", str(neighbours), str(RESCORED)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            sys.stderr.write(f"the peers cannot run: {done.stderr[-500:]}\n")
+            return None
+        ids = {
+            name: np.load(place) for name in ("by code", "rescored") if (place := Path(folder) / f"{name}.npy").exists()
+        }
+        return json.loads(done.stdout.splitlines()[-1]), ids
 
 
 def _ours(
@@ -125,6 +148,26 @@ def estimated() -> list[Measurement]:
     return found
 
 
+def _sentence_transformers(queries: Floats, base: Floats, true: NDArray[np.int64]) -> list[Measurement]:
+    """Its quantised search beside ours at equal bytes: 46 bytes of RaBitQ's bits and two scalars where it has 48."""
+    peer = _peer(NEIGHBOURS, base=base, queries=queries)
+    if peer is None:
+        return []
+    seconds, ids = peer
+    narrow = fit("rabitq", base, bits=DIMENSIONS - 16, options=Options("itq"))
+    rows = narrow.encode(base)
+    mine = partial(nearest_codes, narrow, ask(narrow, queries), rows, NEIGHBOURS)
+    note = f"R@10 {recall(mine()[0], true):.3f} of {narrow.stored} bytes"
+    return [
+        Measurement(
+            f"rabitq, {narrow.stored} bytes, {len(queries):,} queries", f"{len(base):,} docstrings x {DIMENSIONS}",
+            median_time(mine, 3), f"sentence-transformers ubinary, {name}", seconds[name],
+            note=f"{note}; theirs {recall(ids[name], true):.3f} of {DIMENSIONS // 8}",
+        )
+        for name in ("by code", "rescored")
+    ]  # fmt: skip
+
+
 def recalls() -> list[Measurement]:
     """Recall on vectors of real texts: sign bits as sentence-transformers rescores them, and ours; time of a search."""
     every = text_vectors(60_000, DIMENSIONS)
@@ -143,6 +186,7 @@ def recalls() -> list[Measurement]:
             score = np.einsum("qd,qmd->qm", queries, signs[by_code].astype(np.float32))
             best = np.take_along_axis(by_code, np.argsort(-score, axis=1, kind="stable")[:, :NEIGHBOURS], axis=1)
             note += f", with the float query {recall(best, true):.3f}"
+            found += _sentence_transformers(queries, base, true)
         seconds = median_time(partial(_ours, binarizer, queries, rows, small, RESCORED * NEIGHBOURS), 3)
         found.append(
             Measurement(
