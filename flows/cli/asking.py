@@ -1,13 +1,14 @@
 """Commands that ask a dataset: query, search, describe, trace, verify."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from flows.cli.app import JSON, DatasetArgument, app, err, out, print_json
+from flows.cli.app import JSON, Cache, DatasetArgument, app, err, out, print_json
 from schemas.errors import QueryError
 
 PANEL = "Ask a dataset"
@@ -110,11 +111,20 @@ def verify(
     key: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Public key in PEM: the dataset must be signed by it.")
     ] = None,
+    rebuild: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Also compute N shards again from their inputs, and compare bytes.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed that draws the N shards.")] = 0,
+    base: Annotated[
+        Path, typer.Option(metavar="DIR", help="With --rebuild: folder that the recipe's relative paths start from.")
+    ] = Path(),
+    cache: Cache = None,
     as_json: JSON = False,
 ) -> None:
     """Check every byte of a dataset against its manifest, and its promises against its rows.
 
-    Ends with 1 and names what is wrong when anything is.
+    Ends with 1 and names what is wrong when anything is. --rebuild needs the inputs (sources, archives in the cache),
+    the partial states in .binmill, and the code and libraries that made the dataset.
     """
     from rich.progress import track
 
@@ -126,10 +136,17 @@ def verify(
     there = opened(dataset)
     findings: list[Finding] = []
     checked = 0
+    checks = check(there, None if key is None else read_key(key))
+    if rebuild:
+        from flows.rebuild import rebuild as again
+        from tasks.ingest.cache import default_cache
+
+        rebuild = min(rebuild, len(there.manifest.shards()))
+        checks = itertools.chain(checks, again(there, rebuild, base, cache or default_cache(), seed))
     for _, found in track(
-        check(there, None if key is None else read_key(key)),
+        checks,
         description="verifying",
-        total=len(there.manifest.shards()) + len(there.manifest.files) + 7,
+        total=len(there.manifest.shards()) + len(there.manifest.files) + 7 + rebuild,
         console=err,
         disable=not err.is_terminal,
         transient=True,
@@ -137,7 +154,8 @@ def verify(
         checked += 1
         findings += found
     if as_json:
-        print_json({"ok": not findings, "checked": checked, "findings": [dataclasses.asdict(f) for f in findings]})
+        told = [dataclasses.asdict(finding) for finding in findings]
+        print_json({"ok": not findings, "checked": checked, "rebuilt": rebuild, "findings": told})
     elif findings:
         for finding in findings:
             out.print(f"[red]✗[/] {escape(finding.where)}: {escape(finding.problem)}", soft_wrap=True)
@@ -145,7 +163,7 @@ def verify(
     else:
         out.print(
             f"[green]✓[/] {escape(str(dataset))}: {len(there.manifest.shards())} shards and all promises hold; "
-            f"digest {there.manifest.digest}",
+            f"{f'{rebuild} computed again are the same; ' if rebuild else ''}digest {there.manifest.digest}",
             soft_wrap=True,
         )
     if findings:
