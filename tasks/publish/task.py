@@ -122,6 +122,8 @@ def publish(build: Build, run: Mapping[str, Any]) -> tuple[Manifest, bool]:
         manifest = previous
     else:
         text = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+        # A run that dies here leaves a dataset without a statement, not one with another's.
+        (build.root / STATEMENT).unlink(missing_ok=True)
         replace_atomically(build.root / MANIFEST, text.encode())
     _state(build, manifest)
     # Only now may what the old manifest listed go.

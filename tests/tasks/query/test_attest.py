@@ -84,6 +84,23 @@ def test_a_statement_of_another_manifest_is_found(copy: Path, corpus: Path, mill
     assert (copy / STATEMENT).read_bytes() == new
 
 
+def test_a_run_that_dies_before_the_statement_leaves_none(
+    copy: Path, corpus: Path, mill: Mill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_of(corpus)
+    again = recipe | {"publishing": recipe["publishing"] | {"title": "Another"}}
+    with monkeypatch.context() as patch:
+        patch.setattr("tasks.publish.task.statement", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            mill(again, copy)
+    assert open_dataset(copy).manifest.recipe["publishing"]["title"] == "Another"
+    assert not (copy / STATEMENT).exists()
+    assert problems(copy) == []
+    mill(again, copy)
+    assert (copy / STATEMENT).exists()
+    assert problems(copy) == []
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
