@@ -23,7 +23,7 @@ class LazyCluster:
     started: "DaskExecutor | None" = field(default=None)
 
     def _start(self) -> "DaskExecutor":
-        if self.started is None:
+        if self.started is None or self.started.lost:
             from tasks.fanout import local_executor, remote_executor  # Dask takes a second
 
             manager = remote_executor(self.scheduler) if self.scheduler else local_executor(self.workers, self.memory)

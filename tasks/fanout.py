@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+from asyncio import CancelledError
 from collections.abc import Generator, Iterator, Sequence
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 import dask.config
 from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
+from distributed.comm.core import CommClosedError
 
 from schemas.errors import BinmillError, WorkerError
 from tasks.items import Item, Receipt, perform
@@ -52,6 +54,11 @@ class DaskExecutor:
     def address(self) -> str:
         """Address of the scheduler."""
         return str(self.client.scheduler_info()["address"])
+
+    @property
+    def lost(self) -> bool:
+        """Whether the scheduler is out of reach: what was submitted is gone with it."""
+        return self.client.status != "running"
 
     @property
     def memory_limit(self) -> int | None:
@@ -132,6 +139,11 @@ def _result(future: "Future[Receipt]") -> Receipt:
         return future.result()
     except (BinmillError, KilledWorker):
         raise
+    except (CancelledError, CommClosedError) as error:
+        raise WorkerError(
+            "the Dask scheduler is lost",
+            "start it again (with --scheduler) and run again: finished work is kept",
+        ) from error
     except TimeoutError as error:
         raise WorkerError(
             "the Dask cluster has no worker left", "start workers, then run again: finished work is kept"

@@ -1,0 +1,145 @@
+"""kill -9 at seeded moments: of a worker, the scheduler, the flow, the Prefect server. Run again, it is as ever."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import yaml
+
+from tasks.query.dataset import open_dataset
+from tasks.query.verify import verify
+from tasks.shards import Shard, is_right
+from tests.conftest import Mill, free_port, recipe_of, stop
+
+MOMENTS = 40
+VICTIMS = ("worker", "scheduler", "flow", "server")
+IN_GATE = {0, 1, 2}
+"""Moments of the gate: a worker, a scheduler, a flow. `make test-slow` takes all; a server's take minutes each, for as
+long as Prefect's client tries again."""
+
+
+@pytest.fixture(scope="module")
+def cases(corpus: Path, small: Path, mill: Mill, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The recipe that runs, the dataset it begins from, and the digest it must end with."""
+    root = tmp_path_factory.mktemp("crash")
+    recipe = recipe_of(corpus, screening={"top": 8}, binarizing={"dimensions": 6, "iterations": 5})
+    (root / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    shutil.copytree(small, root / "done")
+    digest = mill(recipe, root / "done").digest
+    files = {p for p in (root / "done").rglob("*.parquet") if not (small / p.relative_to(root / "done")).exists()}
+    return {"recipe": root / "recipe.yaml", "before": small, "digest": digest, "files": len(files)}
+
+
+def lies(root: Path) -> list[str]:
+    """Shards that the manifest lists and that are not there and right."""
+    try:
+        manifest = open_dataset(root).manifest
+    except Exception as error:
+        return [str(error)]
+    return [s.path for s in manifest.shards() if not is_right(root, Shard(s.path, s.sha256, s.size, s.rows))]
+
+
+@contextlib.contextmanager
+def scheduler() -> Generator[tuple[str, list["subprocess.Popen[bytes]"]]]:
+    """A Dask scheduler with two workers, processes of their own: address, and the processes, the scheduler first."""
+    address = f"tcp://127.0.0.1:{free_port()}"
+    log = subprocess.DEVNULL
+    command = [sys.executable, "-W", "ignore", "-m", "distributed.cli.dask_scheduler", "--host", address,
+               "--dashboard-address", "127.0.0.1:0"]  # fmt: skip
+    processes = [subprocess.Popen(command, stdout=log, stderr=log)]
+    try:
+        for _ in range(2):
+            command = [sys.executable, "-W", "ignore", "-m", "distributed.cli.dask_worker", address, "--nthreads", "1",
+                       "--no-dashboard", "--death-timeout", "30", "--host", "127.0.0.1"]  # fmt: skip
+            processes.append(subprocess.Popen(command, stdout=log, stderr=log))
+        yield address, processes
+    finally:
+        for process in reversed(processes):
+            stop(process)
+
+
+def victim_of(what: str, process: "subprocess.Popen[str]") -> psutil.Process | None:
+    """The process to kill, if it is there by now."""
+    if what == "flow":
+        return psutil.Process(process.pid)
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            line = " ".join(child.cmdline())
+            if what == "server" and "flows.server" in line:
+                return child
+            if what == "worker" and "spawn_main" in line and child.num_threads() > 2:
+                return child
+    return None
+
+
+def run(recipe: Path, output: Path, options: list[str]) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-m", "flows.cli", "run", str(recipe), "-o", str(output), "--json", *options],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def moment(seed: int, files: int) -> tuple[str, int]:
+    """Whom to kill, and when: after so many new shards."""
+    return VICTIMS[seed % len(VICTIMS)], int(np.random.default_rng([99, seed]).integers(0, max(1, files - 2)))
+
+
+@pytest.mark.prefect
+@pytest.mark.parametrize(
+    "seed", [pytest.param(n, marks=() if n in IN_GATE else pytest.mark.slow) for n in range(MOMENTS)]
+)
+def test_a_kill_at_any_moment_costs_only_time(
+    seed: int, cases: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = os.environ["PREFECT_API_URL"]
+    output = tmp_path / "out"
+    shutil.copytree(cases["before"], output)
+    there = {p.name for p in output.rglob("*.parquet")}
+    what, after = moment(seed, cases["files"])
+    with contextlib.ExitStack() as stack:
+        options, processes = ["--workers", "2"], list["subprocess.Popen[bytes]"]()
+        if what == "scheduler":
+            address, processes = stack.enter_context(scheduler())
+            options = ["--scheduler", address]
+        elif what == "server":
+            monkeypatch.delenv("PREFECT_API_URL")
+        process = run(cases["recipe"], output, options)
+        stack.callback(lambda: process.poll() is not None or os.killpg(process.pid, signal.SIGKILL))
+        deadline, killed = time.monotonic() + 240, False
+        while process.poll() is None and time.monotonic() < deadline and not killed:
+            new = sum(1 for p in output.rglob("*.parquet") if p.name not in there)
+            if new >= after:
+                if what == "scheduler":
+                    processes[0].kill()
+                    killed = True
+                elif (found := victim_of(what, process)) is not None:
+                    found.kill()
+                    killed = True
+            time.sleep(0.01)
+        said, wrong = process.communicate(timeout=240)
+    assert killed, f"the run was over before {what} could be killed\n{said}\n{wrong}"
+    assert lies(output) == []  # the old manifest, or the new one: what it lists is there
+    if process.returncode == 0:
+        assert json.loads(said)["digest"] == cases["digest"]
+    elif what in {"worker", "scheduler"}:
+        assert "Traceback" not in wrong, wrong
+        assert '"remedy"' in wrong, wrong
+    monkeypatch.setenv("PREFECT_API_URL", shared)
+    again = run(cases["recipe"], output, ["--workers", "1"])
+    said, wrong = again.communicate(timeout=240)
+    assert again.returncode == 0, wrong
+    assert json.loads(said)["digest"] == cases["digest"]
+    dataset = open_dataset(output)
+    assert [finding for _, found in verify(dataset) for finding in found] == []
+    assert not list(output.rglob("*.tmp")), "an orphan was left"
