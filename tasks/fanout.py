@@ -164,11 +164,7 @@ def local_executor(workers: int, memory_limit: int | None = None) -> Generator[D
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     paths = [root, *[p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p and p != root]]
     environment = {"PYTHONPATH": os.pathsep.join(paths), **threads}
-    with dask.config.set({**SETTINGS, "distributed.nanny.pre-spawn-environ": threads}):
-        # What matters comes back through the futures. Tornado logs what Dask's loop meets when it is interrupted.
-        quiet = {logging.getLogger(name): logging.getLogger(name).level for name in ("distributed", "tornado")}
-        for logger in quiet:
-            logger.setLevel(logging.CRITICAL)
+    with dask.config.set({**SETTINGS, "distributed.nanny.pre-spawn-environ": threads}), _quiet():
         with _without_interrupts():
             cluster = LocalCluster(
                 n_workers=workers,
@@ -187,8 +183,23 @@ def local_executor(workers: int, memory_limit: int | None = None) -> Generator[D
                 yield DaskExecutor(client)
         finally:
             cluster.close(timeout=20)
-            for logger, level in quiet.items():
-                logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _quiet() -> Generator[None]:
+    """Let Dask's loggers say nothing: what matters comes back through the futures.
+
+    Tornado logs what Dask's loop meets when it is interrupted, the client what it meets when the scheduler is gone.
+    """
+    names = ("distributed", "distributed.client", "tornado")
+    before = {logging.getLogger(name): logging.getLogger(name).level for name in names}
+    for logger in before:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in before.items():
+            logger.setLevel(level)
 
 
 @contextlib.contextmanager
@@ -222,7 +233,7 @@ def remote_executor(address: str, timeout_s: float = 30) -> Generator[DaskExecut
             f"--scheduler {address}: no Dask scheduler answers: {error}",
             "start one with 'dask scheduler' and workers with 'dask worker ADDRESS --nthreads 1'",
         ) from error
-    with dask.config.set(SETTINGS), client:
+    with dask.config.set(SETTINGS), _quiet(), client:
         try:
             client.wait_for_workers(1, timeout=timeout_s)
         except TimeoutError as error:

@@ -47,7 +47,13 @@ def client() -> Iterator[Client]:
 
     with (
         dask.config.set(SETTINGS),
-        LocalCluster(2, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster,  # pyright: ignore[reportArgumentType]
+        LocalCluster(
+            2,
+            threads_per_worker=1,
+            dashboard_address=None,  # pyright: ignore[reportArgumentType]
+            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # its health page: 8787 may be another's
+            silence_logs=50,
+        ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         yield client
