@@ -1,6 +1,7 @@
 """The flows that make a dataset, or only screen or rebalance a table: a Prefect task a stage, Dask futures in it."""
 
 import datetime
+import errno
 import subprocess
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
@@ -13,12 +14,15 @@ from prefect.cache_policies import NO_CACHE
 from flows.cluster import executor
 from flows.progress import Lines
 from flows.recipes import DEMO, check_recipe, load_recipe
+from flows.records import Recorded, failure_of, journal_of, note_failure, record_result
+from flows.server import TEMPORARY
 from flows.stages import SCREENING_ONLY, Stage, rebalancing_stages, stages_of
 from flows.stores import staging
 from schemas.errors import WorkerError
 from schemas.recipe import Recipe
 from tasks.build import Build, Progress, release
 from tasks.ingest.cache import default_cache
+from tasks.ingest.remote import BrokenOffError
 from tasks.publish.task import publish
 from tasks.store.objects import is_url
 
@@ -26,7 +30,7 @@ PROGRESS: ContextVar[Progress] = ContextVar("PROGRESS")
 """Who is told how far a run is: the command line sets it, else it is the flow run's log."""
 
 
-@flow(name="build-dataset", persist_result=False, validate_parameters=False, log_prints=False)
+@flow(name="build-dataset", persist_result=False, validate_parameters=False, on_failure=[note_failure])
 def build_dataset(
     recipe: str | dict[str, Any],
     output: str,
@@ -60,7 +64,7 @@ def build_dataset(
     return _made(checked, folder, stages_of(checked), output, workers, scheduler, memory_mib, cache)
 
 
-@flow(name="screen-table", persist_result=False, validate_parameters=False, log_prints=False)
+@flow(name="screen-table", persist_result=False, validate_parameters=False, on_failure=[note_failure])
 def screen_table(
     recipe: str | dict[str, Any],
     output: str,
@@ -87,7 +91,7 @@ def screen_table(
     return _made(*_checked(recipe, base), SCREENING_ONLY, output, workers, scheduler, memory_mib, None)
 
 
-@flow(name="rebalance-table", persist_result=False, validate_parameters=False, log_prints=False)
+@flow(name="rebalance-table", persist_result=False, validate_parameters=False, on_failure=[note_failure])
 def rebalance_table(
     recipe: str | dict[str, Any],
     output: str,
@@ -138,7 +142,8 @@ def _made(
     started = datetime.datetime.now(datetime.UTC)
     kept = default_cache() if cache is None else Path(cache)
     memory = None if memory_mib is None else memory_mib * 2**20
-    with staging(output, kept) as (place, journal), executor(workers, scheduler, memory) as where:
+    progress = PROGRESS.get(None) or Lines(get_run_logger().info)
+    with staging(output, kept, journal_of) as (place, journal), executor(workers, scheduler, memory) as where:
         build = Build(
             recipe=recipe,
             base=Path(base or "."),
@@ -146,7 +151,7 @@ def _made(
             cache=kept,
             executor=where,
             journal=journal,
-            progress=PROGRESS.get(None) or Lines(get_run_logger().info),
+            progress=progress if TEMPORARY.get() else Recorded(progress, recipe.name),
         )
         for name, stage in stages:
             _stage_task(name, stage, build)()
@@ -163,6 +168,7 @@ def _made(
         manifest, changed = publish(build, run)
         place.publish(changed)
         computed = sum(count.items - count.present for count in build.counts)
+        record_result(manifest, computed, build.notes)
     return {
         "digest": manifest.digest,
         "root": output if is_url(output) else str(place.root),
@@ -173,17 +179,21 @@ def _made(
 
 
 def _stage_task(name: str, stage: Callable[[Build], None], build: Build) -> Callable[[], None]:
-    """A stage as a Prefect task: retried when workers were lost, neither cached nor its result kept.
+    """A stage as a Prefect task: retried when the infrastructure failed, neither cached nor its result kept.
+
+    Its tags can be limited on a server: `prefect concurrency-limit create binmill-extract 1`.
 
     The build is not a parameter of the task: Prefect would walk through it.
     """
 
     @task(
         name=name,
+        tags={"binmill", f"binmill-{name}"},
         persist_result=False,
         cache_policy=NO_CACHE,
-        retries=1,
-        retry_condition_fn=lambda _task, _run, state: isinstance(_failure(state), WorkerError),
+        retries=1 if TEMPORARY.get() else 2,
+        retry_delay_seconds=_pauses,
+        retry_condition_fn=lambda _task, _run, state: _may_pass(failure_of(state)),
     )
     def run_stage() -> None:
         stage(build)
@@ -191,8 +201,19 @@ def _stage_task(name: str, stage: Callable[[Build], None], build: Build) -> Call
     return run_stage
 
 
-def _failure(state: Any) -> Any:
-    return state.data.exception if hasattr(state.data, "exception") else state.data
+PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET, errno.EHOSTUNREACH, errno.ENETUNREACH}
+"""What a shared folder says when its server is away for a while."""
+
+
+def _may_pass(error: Any) -> bool:
+    """Whether a stage that failed so may succeed when it is run again: workers, network or disks, not the data."""
+    passing = isinstance(error, OSError) and error.errno in PASSING
+    return passing or isinstance(error, WorkerError | BrokenOffError)
+
+
+def _pauses(retries: int) -> list[float]:
+    """Seconds before each try; a person who waits at a terminal is told at once."""
+    return [0.0 if TEMPORARY.get() else 10.0 * 6**number for number in range(retries)]
 
 
 def source_tree() -> dict[str, Any]:

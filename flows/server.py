@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Generator
+from contextvars import ContextVar
 from pathlib import Path
 
 import httpx
@@ -22,6 +23,9 @@ from schemas.errors import WorkerError
 
 START_S = 120.0
 PR_SET_PDEATHSIG = 1
+UNAUTHORIZED = 401
+TEMPORARY: ContextVar[bool] = ContextVar("TEMPORARY", default=False)
+"""Whether Prefect's server is this run's own, and gone with it."""
 
 
 @contextlib.contextmanager
@@ -31,12 +35,14 @@ def prefect_server() -> Generator[str]:
     Raises
     ------
     WorkerError
-        The server does not start.
+        The server does not start, does not let us in, or does not answer any more.
     """
     from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
     if configured := PREFECT_API_URL.value():
-        yield configured
+        with _named(configured):
+            _ask(configured, PREFECT_API_AUTH_STRING.value())
+            yield configured
         return
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -54,8 +60,12 @@ def prefect_server() -> Generator[str]:
     try:
         address = f"http://127.0.0.1:{port}/api"
         _wait(process, f"{address}/health")
-        with temporary_settings({PREFECT_API_URL: address, PREFECT_API_AUTH_STRING: secret}):
-            yield address
+        token = TEMPORARY.set(True)
+        try:
+            with temporary_settings({PREFECT_API_URL: address, PREFECT_API_AUTH_STRING: secret}):
+                yield address
+        finally:
+            TEMPORARY.reset(token)
     finally:
         process.terminate()
         try:
@@ -63,6 +73,34 @@ def prefect_server() -> Generator[str]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+@contextlib.contextmanager
+def _named(url: str) -> Generator[None]:
+    """Say in plain words that a server is not there, or is there no more."""
+    try:
+        yield
+    except httpx.TransportError as error:
+        raise WorkerError(
+            f"Prefect's server at {url} does not answer: {error or type(error).__name__}",
+            "start it (prefect server start), or unset PREFECT_API_URL, and run again: finished work is kept",
+        ) from error
+
+
+def _ask(url: str, secret: str | None) -> None:
+    """Ask a server of the user's whether it is one, and lets us in."""
+    auth = httpx.BasicAuth(*secret.split(":", 1)) if secret and ":" in secret else None
+    answer = httpx.get(f"{url.rstrip('/')}/admin/version", auth=auth, timeout=30)
+    if answer.status_code == UNAUTHORIZED:
+        raise WorkerError(
+            f"Prefect's server at {url} asks for a password",
+            "set PREFECT_API_AUTH_STRING to what the server was started with",
+        )
+    if not answer.is_success:
+        raise WorkerError(
+            f"{url} answers {answer.status_code}, as Prefect's server would not",
+            "check PREFECT_API_URL; it ends in /api",
+        )
 
 
 def _wait(process: "subprocess.Popen[bytes]", url: str) -> None:

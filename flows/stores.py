@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from schemas.errors import DatasetError
@@ -56,9 +57,19 @@ def folder_of(output: str, cache: Path) -> Path:
     return cache.absolute() / "staging" / hashlib.sha256(output.rstrip("/").encode()).hexdigest()[:32]
 
 
+_at_once = partial(Journal, write=True)
+
+
 @contextlib.contextmanager
-def staging(output: str, cache: Path) -> Generator[tuple[Staging, Journal]]:
+def staging(
+    output: str, cache: Path, journal_of: Callable[[Path], Journal] = _at_once
+) -> Generator[tuple[Staging, Journal]]:
     """A run's folder, locked, with what is published at `output` and the receipts of how it was made.
+
+    Parameters
+    ----------
+    journal_of
+        Takes the lock: at once, or when it is this run's turn.
 
     Raises
     ------
@@ -67,7 +78,7 @@ def staging(output: str, cache: Path) -> Generator[tuple[Staging, Journal]]:
     """
     root = folder_of(output, cache)
     store = ObjectStore(output) if is_url(output) else None
-    with Journal(root, write=True) as journal:
+    with journal_of(root) as journal:
         if store is None:
             yield Staging(root), journal
             return

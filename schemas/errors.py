@@ -47,6 +47,10 @@ class DatasetError(BinmillError):
     exit_code = 5
 
 
+class LockedError(DatasetError):
+    """A dataset that another run is writing."""
+
+
 class QueryError(BinmillError):
     """A query that the dataset cannot answer."""
 

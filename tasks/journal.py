@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, TextIO
 
-from schemas.errors import DatasetError
+from schemas.errors import LockedError
 from tasks.items import Receipt
 from tasks.shards import STATE, replace_atomically
 
@@ -23,7 +23,7 @@ class Journal:
 
     Raises
     ------
-    DatasetError
+    LockedError
         Another run holds the lock.
     """
 
@@ -45,7 +45,7 @@ class Journal:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(lock)
-            raise DatasetError(
+            raise LockedError(
                 f"{root}: another run is writing this dataset",
                 "wait until it ends, or choose another folder with --output",
             ) from error

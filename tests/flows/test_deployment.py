@@ -54,4 +54,15 @@ def test_a_deployed_run_gives_the_same_dataset(
     auth = httpx.BasicAuth(*prefect["PREFECT_API_AUTH_STRING"].split(":"))
     runs = httpx.post(f"{prefect['PREFECT_API_URL']}/task_runs/filter", json={}, trust_env=False, auth=auth).json()
     names = {run["name"].rsplit("-", 1)[0] for run in runs}
-    assert {"ingest", "extract", "label", "split", "screen", "rebalance", "binarize"} <= names
+    stages = {"ingest", "extract", "label", "split", "screen", "rebalance", "binarize"}
+    assert stages <= names
+    artifacts = httpx.post(f"{prefect['PREFECT_API_URL']}/artifacts/filter", json={}, trust_env=False, auth=auth).json()
+    kept = {(found["key"], found["type"]) for found in artifacts}
+    assert {(f"small-{stage}", "progress") for stage in stages} <= kept
+    assert {("small-summary", "table"), ("small-failures", "markdown")} <= kept
+    deployment = httpx.get(
+        f"{prefect['PREFECT_API_URL']}/deployments/name/build-dataset/dataset", trust_env=False, auth=auth
+    ).json()
+    assert deployment["global_concurrency_limit"]["limit"] == 1
+    assert {schedule["slug"] for schedule in deployment["schedules"]} == {"nightly", "weekly-large"}
+    assert not any(schedule["active"] for schedule in deployment["schedules"])
