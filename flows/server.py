@@ -37,10 +37,18 @@ def prefect_server() -> Generator[str]:
     WorkerError
         The server does not start, does not let us in, or does not answer any more.
     """
-    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+    from prefect.settings import (
+        PREFECT_API_AUTH_STRING,
+        PREFECT_API_URL,
+        PREFECT_CLIENT_MAX_RETRIES,
+        temporary_settings,
+    )
 
     if configured := PREFECT_API_URL.value():
-        with _named(configured):
+        with _named(
+            f"Prefect's server at {configured} does not answer",
+            "start it (prefect server start), or unset PREFECT_API_URL, and run again: finished work is kept",
+        ):
             _ask(configured, PREFECT_API_AUTH_STRING.value())
             yield configured
         return
@@ -62,7 +70,11 @@ def prefect_server() -> Generator[str]:
         _wait(process, f"{address}/health")
         token = TEMPORARY.set(True)
         try:
-            with temporary_settings({PREFECT_API_URL: address, PREFECT_API_AUTH_STRING: secret}):
+            settings = {PREFECT_API_URL: address, PREFECT_API_AUTH_STRING: secret, PREFECT_CLIENT_MAX_RETRIES: 1}
+            with (
+                _named("the run's own Prefect server ended", "run again: finished work is kept"),
+                temporary_settings(settings),
+            ):
                 yield address
         finally:
             TEMPORARY.reset(token)
@@ -76,15 +88,12 @@ def prefect_server() -> Generator[str]:
 
 
 @contextlib.contextmanager
-def _named(url: str) -> Generator[None]:
+def _named(problem: str, remedy: str) -> Generator[None]:
     """Say in plain words that a server is not there, or is there no more."""
     try:
         yield
     except httpx.TransportError as error:
-        raise WorkerError(
-            f"Prefect's server at {url} does not answer: {error or type(error).__name__}",
-            "start it (prefect server start), or unset PREFECT_API_URL, and run again: finished work is kept",
-        ) from error
+        raise WorkerError(f"{problem}: {error or type(error).__name__}", remedy) from error
 
 
 def _ask(url: str, secret: str | None) -> None:

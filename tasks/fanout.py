@@ -4,13 +4,14 @@ A bounded window of futures: a few items per worker are in flight, each future i
 so that the scheduler's graph and the client's memory do not grow with the number of items.
 """
 
+import asyncio
+import concurrent.futures
 import contextlib
 import itertools
 import logging
 import os
 import signal
 import sys
-from asyncio import CancelledError
 from collections.abc import Generator, Iterator, Sequence
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -22,6 +23,9 @@ from distributed.comm.core import CommClosedError
 
 from schemas.errors import BinmillError, WorkerError
 from tasks.items import Item, Receipt, perform
+
+# Dask says it in three ways, by who of the two sides notices first.
+LOST = (asyncio.CancelledError, concurrent.futures.CancelledError, CommClosedError)
 
 WINDOW_PER_WORKER = 3
 """Items in flight for each worker: one that runs and two that wait, so that no worker idles."""
@@ -120,6 +124,12 @@ class DaskExecutor:
                     f"{', '.join(poison)} killed its worker twice, the second time alone",
                     "give workers more memory (--memory), or leave the source out; finished work is kept",
                 )
+        except BinmillError:
+            raise
+        except Exception as error:  # what `submit` raises without a scheduler is of no type of its own
+            if self.lost:
+                raise _scheduler_lost() from error
+            raise
         finally:
             if flying:
                 with contextlib.suppress(Exception):
@@ -139,15 +149,18 @@ def _result(future: "Future[Receipt]") -> Receipt:
         return future.result()
     except (BinmillError, KilledWorker):
         raise
-    except (CancelledError, CommClosedError) as error:
-        raise WorkerError(
-            "the Dask scheduler is lost",
-            "start it again (with --scheduler) and run again: finished work is kept",
-        ) from error
+    except LOST as error:
+        raise _scheduler_lost() from error
     except TimeoutError as error:
         raise WorkerError(
             "the Dask cluster has no worker left", "start workers, then run again: finished work is kept"
         ) from error
+
+
+def _scheduler_lost() -> WorkerError:
+    return WorkerError(
+        "the Dask scheduler is lost", "start it again (with --scheduler) and run again: finished work is kept"
+    )
 
 
 @contextlib.contextmanager

@@ -37,6 +37,11 @@ LONGEST = (
 """Files that take longest: begun first, so that no core is left alone with one of them at the end."""
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One test process more than there are cores: much of what they do is to wait for servers and pauses."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest files first; the rest keeps its order."""
     rank = {name: number for number, name in enumerate(LONGEST)}

@@ -1,5 +1,6 @@
 """Fanning out: a bounded window, and an item that kills its workers costs only itself."""
 
+import asyncio
 import os
 import signal
 from collections.abc import Iterator
@@ -7,10 +8,12 @@ from typing import Any
 
 import pytest
 from distributed import Client, Future, LocalCluster
+from distributed.client import FutureCancelledError
+from distributed.comm.core import CommClosedError
 
 from schemas.errors import RecipeError, WorkerError
 from schemas.provenance import Provenance
-from tasks.fanout import SETTINGS, WINDOW_PER_WORKER, DaskExecutor
+from tasks.fanout import LOST, SETTINGS, WINDOW_PER_WORKER, DaskExecutor
 from tasks.items import Item, Receipt
 
 
@@ -96,3 +99,8 @@ def test_every_poison_is_named_and_one_that_waited_beside_it_is_done(client: Cli
     with pytest.raises(WorkerError, match=r"item poison1.*item poison2|item poison2.*item poison1"):
         run()
     assert sorted(done) == [f"d{i}" for i in range(4)]
+
+
+@pytest.mark.parametrize("said", [asyncio.CancelledError(), FutureCancelledError("key", "lost"), CommClosedError()])
+def test_a_lost_scheduler_is_known_by_whatever_dask_raises(said: BaseException) -> None:
+    assert isinstance(said, LOST)
