@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -29,8 +29,13 @@ TEMPORARY: ContextVar[bool] = ContextVar("TEMPORARY", default=False)
 
 
 @contextlib.contextmanager
-def prefect_server() -> Generator[str]:
+def prefect_server(meanwhile: Callable[[], object] = lambda: None) -> Generator[str]:
     """Address of a Prefect API: the one `PREFECT_API_URL` names, or that of a server for this block.
+
+    Parameters
+    ----------
+    meanwhile
+        What else there is to do, such as to import, while the server starts.
 
     Raises
     ------
@@ -50,6 +55,7 @@ def prefect_server() -> Generator[str]:
             "start it (prefect server start), or unset PREFECT_API_URL, and run again: finished work is kept",
         ):
             _ask(configured, PREFECT_API_AUTH_STRING.value())
+            meanwhile()
             yield configured
         return
     with socket.socket() as probe:
@@ -67,6 +73,7 @@ def prefect_server() -> Generator[str]:
     )
     try:
         address = f"http://127.0.0.1:{port}/api"
+        meanwhile()
         _wait(process, f"{address}/health")
         token = TEMPORARY.set(True)
         try:
@@ -114,11 +121,12 @@ def _ask(url: str, secret: str | None) -> None:
 
 def _wait(process: "subprocess.Popen[bytes]", url: str) -> None:
     deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(url, timeout=5, trust_env=False).is_success:
-                return
-        time.sleep(0.05)
+    with httpx.Client(timeout=5, trust_env=False, verify=False) as client:  # noqa: S501 # plain HTTP, on loopback
+        while time.monotonic() < deadline and process.poll() is None:
+            with contextlib.suppress(httpx.HTTPError):
+                if client.get(url).is_success:
+                    return
+            time.sleep(0.05)
     raise WorkerError(
         "Prefect's server did not start" + (f" within {START_S:.0f} s" if process.poll() is None else ""),
         "run 'prefect server start' to see why, or set PREFECT_API_URL to a server of yours",

@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pyarrow import dataset
 
 from schemas.errors import DatasetError
 from schemas.provenance import METADATA_KEY, Provenance
@@ -285,6 +284,8 @@ def mapped(path: Path, group: int, column: str, width: int, footer: Any = None) 
 
 def find_rows(path: Path, key: str, value: str, columns: Sequence[str] | None = None) -> Any:
     """Rows of one Parquet file whose `key` is `value`; row groups whose statistics exclude it are not read."""
+    from pyarrow import dataset  # imports pandas where there is one
+
     data = dataset.dataset(path, format="parquet")
     return data.to_table(filter=dataset.field(key) == value, columns=None if columns is None else list(columns))
 

@@ -1,6 +1,7 @@
 """Commands that make datasets: run, demo, screen, rebalance, index, plan, schema."""
 
 import dataclasses
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -76,6 +77,10 @@ def demo(
     _build(recipe, DEMO.parent, output, workers, scheduler, memory, cache, as_json)
 
 
+def _import_flows() -> None:
+    importlib.import_module("flows.dataset")  # takes seconds
+
+
 def _build(
     recipe: dict[str, Any],
     base: Path,
@@ -97,10 +102,11 @@ def _build(
     from flows.progress import shown
 
     with quiet_libraries():
-        from flows.dataset import PROGRESS, build_dataset, rebalance_table, screen_table
         from flows.server import prefect_server
 
-        with prefect_server(), shown(err) as progress:
+        with prefect_server(meanwhile=_import_flows), shown(err) as progress:
+            from flows.dataset import PROGRESS, build_dataset, rebalance_table, screen_table
+
             token = PROGRESS.set(progress)
             common: dict[str, Any] = {
                 "recipe": recipe, "base": str(base), "output": output,

@@ -3,29 +3,24 @@
 import importlib.metadata
 import re
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import lief
 import numpy as np
 
 from tasks.extract.binding import DIMENSIONS, embedding
 from tasks.extract.binmill import binmill_vectors
 from tasks.extract.bytestats import ByteStatistics, Vector, byte_groups, byte_statistics, entropy
-from tasks.extract.elf import read_elf
 from tasks.extract.ember import ember_vectors
 from tasks.extract.hashing import hashed
 from tasks.extract.headers import Headers
 from tasks.extract.layout import FEATURE_SETS, STRUCTURE
-from tasks.extract.macho import read_macho
 from tasks.extract.machotables import is_macho
-from tasks.extract.pe import read_pe
 from tasks.extract.pefacts import pe_facts
 from tasks.extract.similarity import as_text, minhash, string_keys, tlsh, token_keys
 from tasks.extract.strings import string_classes
 from tasks.extract.tree import header_tree
-
-lief.logging.disable()
 
 PARSER_VERSION = importlib.metadata.version("lief")
 
@@ -48,7 +43,8 @@ class Extracted:
 
 
 def load_kernels() -> None:
-    """Compile every kernel that `extract` may call, or load it from numba's cache."""
+    """Import the parser and compile every kernel that `extract` may call, or load it from numba's cache."""
+    _parsers()
     some = b"a text to count, longer than one window \0" * 64
     byte_statistics(np.frombuffer(some, dtype=np.uint8))
     entropy(np.frombuffer(some, dtype=np.uint8)[16:64])
@@ -129,9 +125,22 @@ def _parser(statistics: ByteStatistics, data: bytes) -> dict[str, Any]:
     }
 
 
+def _parsers() -> tuple[Callable[[bytes], Headers | None], ...]:
+    """Who reads ELF, PE and Mach-O. LIEF takes a second to import, and only who parses needs it."""
+    import lief
+
+    from tasks.extract.elf import read_elf
+    from tasks.extract.macho import read_macho
+    from tasks.extract.pe import read_pe
+
+    lief.logging.disable()
+    return read_elf, read_pe, read_macho
+
+
 def _headers(data: bytes) -> Headers | str:
     if not data:
         return "empty file"
+    read_elf, read_pe, read_macho = _parsers()
     if data.startswith(b"\x7fELF"):
         found = read_elf(data)
         return found if found is not None else "damaged: begins like an ELF file, but its header cannot be read"

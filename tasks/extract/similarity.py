@@ -9,6 +9,7 @@ import base64
 import math
 import re
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -253,6 +254,7 @@ def token_keys(tokens: Iterable[str]) -> Words:
     return keys
 
 
+@cache
 def _coefficients() -> tuple[Words, Words]:
     """Odd multipliers and addends of the hash functions, from SplitMix64's sequence that starts at 0."""
     state = np.arange(1, 2 * PERMUTATIONS + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
@@ -268,9 +270,6 @@ def _minima(keys: Words, multipliers: Words, addends: Words, signature: NDArray[
             signature[p] = min(signature[p], h)
 
 
-_MULTIPLIERS, _ADDENDS = _coefficients()
-
-
 def minhash(keys: Words, fewest: int = FEWEST_TOKENS) -> NDArray[np.uint32] | None:
     """MinHash signature of a set of 64-bit keys, uint32[128]; None for a set of fewer than `fewest` keys.
 
@@ -279,7 +278,7 @@ def minhash(keys: Words, fewest: int = FEWEST_TOKENS) -> NDArray[np.uint32] | No
     if len(keys) < fewest:
         return None
     signature = np.full(PERMUTATIONS, 0xFFFFFFFF, dtype=np.uint32)
-    _minima(keys, _MULTIPLIERS, _ADDENDS, signature)
+    _minima(keys, *_coefficients(), signature)
     return signature
 
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from tasks.drawing import INK, RULE, SOFT, Sheet, drawing, number, plain, probability, root_ticks, shortened
 
@@ -375,6 +374,8 @@ def _squares(axes: "Axes", ranked: _Ranked, pair: _Pair, rest: NDArray[np.intp],
 
 
 def _spearman(pair: _Pair) -> str:
+    from scipy.stats import rankdata  # takes a second to import
+
     x, y = rankdata(pair.x), rankdata(pair.y)
     x, y = x - x.mean(), y - y.mean()
     scale = np.sqrt((x * x).sum() * (y * y).sum())

@@ -1,7 +1,6 @@
 """SMOTE near the border between classes, in imbalanced-learn's form: Borderline-SMOTE and SVM-SMOTE."""
 
 import numbers
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,42 +12,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from tasks.rebalance.oversampling import OVER, SEARCH, Drawn, Interpolating, around, need, search_for, without
-from tasks.rebalance.plan import Plan, pooled
+from tasks.rebalance.plan import Plan, danger, pooled, two_sides
 from tasks.rebalance.sampler import take
-from tasks.rebalance.smote import draws
-
-
-def danger(others: NDArray[np.int64], m: int) -> NDArray[np.bool_]:
-    """Rows with at least half, but not all, of their m neighbours in other classes (Han et al., 2005)."""
-    return (2 * others >= m) & (others < m)
-
-
-def two_sides(
-    seed: int,
-    label: str,
-    groups: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]],
-    count: int,
-    out_step: float,
-) -> Plan:
-    """SVM-SMOTE's plan: rows towards the neighbours of some support vectors, and beyond the others.
-
-    Parameters
-    ----------
-    groups
-        Support vectors int64[r] in danger and their partners int64[r, k]; the same of the safe ones.
-    count
-        Synthetic rows: each side's share is drawn from Beta(10, 10), where there are support vectors of both kinds.
-    out_step
-        How far beyond its parent a row may lie, as a share of the way to the neighbour.
-    """
-    (inside, towards), (beyond, away) = groups
-    # Beta(10, 10) as the tenth smallest of 19 uniform numbers, from a stream of its own.
-    share = float(np.sort(draws(seed, f"{label}\0beta", 0, 19, 1, 1)[2])[9])
-    if not (len(inside) and len(beyond)):
-        share = float(len(inside) > 0)
-    first = round(share * count)
-    scale = np.concatenate([np.ones(towards.shape), np.full(away.shape, -out_step)])
-    return pooled([(inside, towards, first), (beyond, away, count - first)], scale)
 
 
 class _Bordering(Interpolating):

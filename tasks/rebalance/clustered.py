@@ -14,24 +14,8 @@ from sklearn.metrics.pairwise import pairwise_distances
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from tasks.rebalance.oversampling import OVER, SEARCH, Drawn, Interpolating
-from tasks.rebalance.plan import Plan, pooled, shares
+from tasks.rebalance.plan import Plan, pooled, shares, sparsity
 from tasks.rebalance.sampler import take
-
-
-def sparsity(mean_distance: float, rows: int, exponent: float | None) -> float:
-    """How sparse a cluster's rows of one class are: mean distance ** exponent / rows (Last et al., section 3).
-
-    Parameters
-    ----------
-    mean_distance
-        Mean distance between two different rows.
-    rows
-        Rows of the class in the cluster, 2 or more.
-    exponent
-        None: grows with the rows, 0.16 · log(rows, 1.6) ** 1.8.
-    """
-    power = math.log(rows, 1.6) ** 1.8 * 0.16 if exponent is None else exponent
-    return mean_distance**power / rows
 
 
 class KMeansSMOTE(Interpolating):

@@ -11,18 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from sklearn.cluster import MiniBatchKMeans
-from sklearn.metrics import pairwise_distances_chunked
-from sklearn.svm import SVC
 
 from schemas.errors import DatasetError
 from schemas.tables import examples_schema
 from tasks.items import Receipt, Step, Workplace
 from tasks.rebalance.approximate import approximate
-from tasks.rebalance.borderline import danger, two_sides
-from tasks.rebalance.clustered import sparsity
 from tasks.rebalance.named import smote_nc, smoten, votes
-from tasks.rebalance.plan import Plan, Planned, by_difficulty, copies, pooled, shares
+from tasks.rebalance.plan import Plan, Planned, by_difficulty, copies, danger, pooled, shares, sparsity, two_sides
 from tasks.rebalance.rows import Rows, Space, feature_names, parts, rows_of, smallest
 from tasks.rebalance.search import merge, nearest, neighbors
 from tasks.rebalance.typed import between
@@ -202,6 +197,8 @@ def hashed(seed: int, use: str, ids: list[str]) -> NDArray[np.uint64]:
 
 def _svm(place: Workplace, space: Space, rows: Rows) -> Planned:
     """Support vectors of a machine fitted to the class and as many of the other rows as the recipe's sample allows."""
+    from sklearn.svm import SVC  # scikit-learn takes a second to import
+
     args = place.item.args
     label, k, m = args["label"], args["k"], args["m_neighbors"]
     own = np.arange(len(rows))
@@ -224,6 +221,8 @@ def _svm(place: Workplace, space: Space, rows: Rows) -> Planned:
 
 def centres(place: Workplace) -> Receipt:
     """Centres of clusters of a sample of train."""
+    from sklearn.cluster import MiniBatchKMeans
+
     args = place.item.args
     space = Space.read(place.root, args)
     spots = space.place(sampled(place, None, args["sample"], "clusters"))
@@ -250,6 +249,8 @@ def nearest_centre(spots: NDArray[np.float64], middle: NDArray[np.float64]) -> N
 
 def _kmeans(place: Workplace, space: Space, rows: Rows) -> Planned:
     """SMOTE within the clusters in which the class has its share of rows, the sparser the more."""
+    from sklearn.metrics import pairwise_distances_chunked
+
     args = place.item.args
     spots = space.place(rows)
     middle = _array(read_shard(place.root, args["centres"]), "centre")

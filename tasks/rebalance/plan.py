@@ -3,6 +3,7 @@
 Row `i` of a plan depends on the seed, the class and `i` alone, so a plan of any size is carried out piece by piece.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -133,3 +134,52 @@ def by_difficulty(others: NDArray[np.int64], near: NDArray[np.int64], count: int
     given = shares(others.astype(np.float64), count)
     every = np.arange(len(near))
     return pooled([(every[i : i + 1], near[i : i + 1], int(given[i])) for i in every])
+
+
+def danger(others: NDArray[np.int64], m: int) -> NDArray[np.bool_]:
+    """Rows with at least half, but not all, of their m neighbours in other classes (Han et al., 2005)."""
+    return (2 * others >= m) & (others < m)
+
+
+def two_sides(
+    seed: int,
+    label: str,
+    groups: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]],
+    count: int,
+    out_step: float,
+) -> Plan:
+    """SVM-SMOTE's plan: rows towards the neighbours of some support vectors, and beyond the others.
+
+    Parameters
+    ----------
+    groups
+        Support vectors int64[r] in danger and their partners int64[r, k]; the same of the safe ones.
+    count
+        Synthetic rows: each side's share is drawn from Beta(10, 10), where there are support vectors of both kinds.
+    out_step
+        How far beyond its parent a row may lie, as a share of the way to the neighbour.
+    """
+    (inside, towards), (beyond, away) = groups
+    # Beta(10, 10) as the tenth smallest of 19 uniform numbers, from a stream of its own.
+    share = float(np.sort(draws(seed, f"{label}\0beta", 0, 19, 1, 1)[2])[9])
+    if not (len(inside) and len(beyond)):
+        share = float(len(inside) > 0)
+    first = round(share * count)
+    scale = np.concatenate([np.ones(towards.shape), np.full(away.shape, -out_step)])
+    return pooled([(inside, towards, first), (beyond, away, count - first)], scale)
+
+
+def sparsity(mean_distance: float, rows: int, exponent: float | None) -> float:
+    """How sparse a cluster's rows of one class are: mean distance ** exponent / rows (Last et al., section 3).
+
+    Parameters
+    ----------
+    mean_distance
+        Mean distance between two different rows.
+    rows
+        Rows of the class in the cluster, 2 or more.
+    exponent
+        None: grows with the rows, 0.16 · log(rows, 1.6) ** 1.8.
+    """
+    power = math.log(rows, 1.6) ** 1.8 * 0.16 if exponent is None else exponent
+    return mean_distance**power / rows

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.neighbors import NearestNeighbors
 
 from tasks.jit import compiled
 
@@ -258,6 +257,8 @@ def _settle(rows: Rows, other: NDArray[np.float64], index: NDArray[np.int64]) ->
 
 
 def _by_tree(queries: Rows, rows: NDArray[np.float64]) -> NDArray[np.int64]:
+    from sklearn.neighbors import NearestNeighbors  # scikit-learn takes a second to import
+
     # The queries for which a row outside the tree's candidates could be as near as the k-th.
     found: Any = NearestNeighbors(
         n_neighbors=min(len(rows), queries.best.shape[1] + 1 + SPARE), algorithm="kd_tree"

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta
 
 from tasks.jit import compiled
 
@@ -224,6 +223,8 @@ def correlate(sums: NDArray[np.int64]) -> Correlation:
 def _scored(
     rho: NDArray[np.float64], n: NDArray[np.int64], occupied: NDArray[np.int64], dof: NDArray[np.int64] | int
 ) -> Correlation:
+    from scipy.stats import beta  # takes a second to import
+
     rho = np.where(np.isfinite(rho) & (occupied > 1), np.clip(rho, -1.0, 1.0), 0.0)
     # 1 - ρ² not below the rounding of values: a perfect relation has a large score, not an infinite one.
     rest = np.maximum(1.0 - rho * rho, 2.0**-50)

@@ -5,7 +5,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import false_discovery_control
 
 from tasks.screen.draws import logarithms, permute
 
@@ -89,6 +88,8 @@ def adjust(p: NDArray[np.float64], method: Literal["bh", "by"]) -> NDArray[np.fl
     "bh" is Benjamini and Hochberg (1995), for independent or positively dependent tests; "by" is Benjamini and
     Yekutieli (2001), for any dependence.
     """
+    from scipy.stats import false_discovery_control  # takes a second to import
+
     q = np.full(len(p), np.nan)
     tested = ~np.isnan(p)
     if tested.any():

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import xlogy
-from scipy.stats import chi2
+from scipy.special import chdtrc, xlogy
 
 from tasks.jit import compiled
 
@@ -152,7 +151,7 @@ def score(tables: NDArray[np.int64]) -> Scores:
     by_chance = _expected_g(rows, columns, n)
     tested = dof > 0
     p = np.where(empty, np.nan, 1.0)
-    p[tested] = chi2.sf(g[tested] * dof[tested] / by_chance[tested], dof[tested])
+    p[tested] = chdtrc(dof[tested], g[tested] * dof[tested] / by_chance[tested])
     reason: list[str | None] = [
         "all values missing" if e else "constant" if x < 2 else "one class only" if y < 2 else None
         for e, x, y in zip(empty, in_x, in_y, strict=True)

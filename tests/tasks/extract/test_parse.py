@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import tasks.extract.parse
+import tasks.extract.elf
 from schemas.tables import BINARIES
 from tasks.extract.layout import BINMILL as GROUPS
 from tasks.extract.parse import Extracted, extract, unparsed
@@ -109,7 +109,7 @@ def test_a_parser_that_raises_leaves_the_byte_groups(
 
     data = native_modules[0].read_bytes()
     whole = extract(data)
-    monkeypatch.setattr(tasks.extract.parse, "read_elf", fails)
+    monkeypatch.setattr(tasks.extract.elf, "read_elf", fails)
     found = extract(data)
     row = check(found, len(data))
     assert row["parse_error"].startswith("the parser failed: RuntimeError: no no")
@@ -122,7 +122,7 @@ def test_memory_errors_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(data: bytes) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(tasks.extract.parse, "read_elf", fails)
+    monkeypatch.setattr(tasks.extract.elf, "read_elf", fails)
     with pytest.raises(MemoryError):
         extract(b"\x7fELF")
 
