@@ -77,10 +77,11 @@ def prefect_server(meanwhile: Callable[[], object] = lambda: None) -> Generator[
         _wait(process, f"{address}/health")
         token = TEMPORARY.set(True)
         try:
-            settings = {PREFECT_API_URL: address, PREFECT_API_AUTH_STRING: secret, PREFECT_CLIENT_MAX_RETRIES: 1}
             with (
                 _named("the run's own Prefect server ended", "run again: finished work is kept"),
-                temporary_settings(settings),
+                temporary_settings(
+                    {PREFECT_API_URL: address, PREFECT_API_AUTH_STRING: secret, PREFECT_CLIENT_MAX_RETRIES: 1}
+                ),
             ):
                 yield address
         finally:

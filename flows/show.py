@@ -1,5 +1,6 @@
 """What people see: tables and trees of results, for a terminal."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
+from flows.plan import Plan
 from schemas.manifest import Manifest
 from schemas.provenance import canonical_json
-from tasks.build import Build
 from tasks.query.trace import Link, Trace
 from tasks.shards import read_shard
 from tasks.store.objects import is_url
@@ -25,7 +26,8 @@ def size(count: float) -> str:
     return f"{count:.1f} TiB"
 
 
-def _table(title: str, *columns: str, right: tuple[str, ...] = ()) -> Table:
+def titled(title: str, *columns: str, right: Sequence[str] = ()) -> Table:
+    """An empty table with a title and columns, some of them to the right."""
     table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None, pad_edge=False)
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
@@ -37,13 +39,13 @@ def report(console: Console, manifest: Manifest, name: str, *, commands: bool = 
     summary = manifest.summary
     console.print()
     if summary["files"]:
-        table = _table("Files", "format", "machine", "files", "size", "parsed", right=("files", "size", "parsed"))
+        table = titled("Files", "format", "machine", "files", "size", "parsed", right=("files", "size", "parsed"))
         for row in summary["files"]:
             parsed = f"{row['ok']:,}" + (f" + {row['partial']:,} in part" if row["partial"] else "")
             table.add_row(row["format"], row["machine"], f"{row['files']:,}", size(row["bytes"]), parsed)
         console.print(table, "")
     if summary["failures"]:
-        table = _table("Left out, and why", "stage", "reason", "inputs", "for example", right=("inputs",))
+        table = titled("Left out, and why", "stage", "reason", "inputs", "for example", right=("inputs",))
         for row in summary["failures"]:
             table.add_row(row["stage"], escape(row["reason"]), f"{row['count']:,}", escape(row["example"])[:60])
         console.print(table)
@@ -51,7 +53,7 @@ def report(console: Console, manifest: Manifest, name: str, *, commands: bool = 
     else:
         console.print(f"[bold]Left out:[/] none of {summary['inputs']:,} inputs", "", sep="\n")
     if summary["excluded"]:
-        table = _table("Kept out by the recipe's licences", "reason", "sources", "files", right=("sources", "files"))
+        table = titled("Kept out by the recipe's licences", "reason", "sources", "files", right=("sources", "files"))
         for row in summary["excluded"]:
             table.add_row(escape(row["reason"]), f"{row['sources']:,}", f"{row['files']:,}")
         console.print(table, "")
@@ -59,7 +61,7 @@ def report(console: Console, manifest: Manifest, name: str, *, commands: bool = 
     for label, recall in summary["neighbours_found"].items():
         console.print(f"[dim]approximate search: {recall:.2%} of the true neighbours in {escape(label)}[/]", "")
     if summary["top_features"]:
-        table = _table("Top features", "", "feature", "MI (bits)", "q", "", right=("", "MI (bits)", "q"))
+        table = titled("Top features", "", "feature", "MI (bits)", "q", "", right=("", "MI (bits)", "q"))
         best = max(f["mi_bits"] for f in summary["top_features"]) or 1.0
         for f in summary["top_features"][:10]:
             bar = "█" * max(1, round(20 * f["mi_bits"] / best)) if f["mi_bits"] > 0 else ""
@@ -75,7 +77,7 @@ def report(console: Console, manifest: Manifest, name: str, *, commands: bool = 
     if summary["recall"]:
         k = summary["recall"][0]["k"]
         right = ("bits", "bytes a row", f"recall@{k}", "rescored", "queries", "rows searched")
-        table = _table("Codes", "method", *right, right=right)
+        table = titled("Codes", "method", *right, right=right)
         for r in summary["recall"]:
             table.add_row(
                 r["method"],
@@ -142,7 +144,7 @@ def _shortest(root: Path) -> str:
 
 
 def _balance(console: Console, balance: dict[str, dict[str, dict[str, int]]]) -> None:
-    table = _table("Class balance", "split", "label", "before", "after", "", right=("before", "after"))
+    table = titled("Class balance", "split", "label", "before", "after", "", right=("before", "after"))
     largest = max((n for labels in balance["after"].values() for n in labels.values()), default=0)
     for split, labels in balance["after"].items():
         for label, after in labels.items():
@@ -156,7 +158,7 @@ def _balance(console: Console, balance: dict[str, dict[str, dict[str, int]]]) ->
 
 def tables(console: Console, manifest: Manifest) -> None:
     """Tables of a dataset and their sizes."""
-    table = _table("Tables", "table", "rows", "shards", "size", right=("rows", "shards", "size"))
+    table = titled("Tables", "table", "rows", "shards", "size", right=("rows", "shards", "size"))
     fitted = {f"fitted_{name}": [shard] for name, shard in manifest.fitted.items()}
     for name, shards in (manifest.tables | fitted).items():
         total = sum(shard.size for shard in shards)
@@ -164,11 +166,11 @@ def tables(console: Console, manifest: Manifest) -> None:
     console.print("", table)
 
 
-def plan(console: Console, build: Build, name: str, *, finished: bool) -> None:
-    """What a run would compute."""
-    table = _table("Plan", "step", "items", "there", "to compute", "memory an item", "",
+def plan(console: Console, found: Plan, name: str) -> None:
+    """What a run would compute, and why."""
+    table = titled("Plan", "step", "items", "there", "to compute", "memory an item", "",
                    right=("items", "there", "to compute", "memory an item"))  # fmt: skip
-    for count in build.counts:
+    for count in found.counts:
         missing = count.items - count.present
         names = ", ".join(count.titles) + (", …" if missing > len(count.titles) else "")
         table.add_row(
@@ -180,15 +182,22 @@ def plan(console: Console, build: Build, name: str, *, finished: bool) -> None:
             escape(names) if missing else "",
         )
     console.print(table)
-    if finished:
+    if found.finished:
         console.print(f"[green]Everything is there:[/] a run would compute nothing ({escape(name)})")
-    else:
-        console.print("[dim]What follows depends on this step's results and is planned when it is done.[/]")
+        return
+    console.print()
+    for reason, items in found.why.items():
+        console.print(f"[bold]Why:[/] {escape(reason)} [dim]({items:,} item{'s' if items > 1 else ''})[/]")
+    if found.later:
+        console.print(
+            f"[dim]Then, as far as its results are others than before: {', '.join(found.later)}. "
+            "What that is, is planned when this step is done.[/]"
+        )
 
 
 def rows(console: Console, table: Any, limit: int, *, short_ids: bool = False) -> None:
     """An Arrow table, as a terminal table; ids shortened on request (commands take their beginning)."""
-    shown = _table("", *table.schema.names)
+    shown = titled("", *table.schema.names)
     for row in table.slice(0, limit).to_pylist():
         shown.add_row(*("[dim]null[/]" if v is None else escape(_cell(v, short_ids=short_ids)) for v in row.values()))
     console.print(shown)

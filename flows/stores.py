@@ -8,26 +8,37 @@ from functools import partial
 from pathlib import Path
 
 from schemas.errors import DatasetError
+from schemas.manifest import MANIFEST
 from tasks.ingest.cache import default_cache
 from tasks.journal import Journal
-from tasks.query.dataset import MANIFEST, Dataset, check_manifest, open_dataset
+from tasks.query.dataset import Dataset, check_manifest, open_dataset
 from tasks.query.remote import open_remote
 from tasks.shards import replace_atomically, sweep
 from tasks.store.fetch import fetch
 from tasks.store.layout import file_name
 from tasks.store.objects import ObjectStore, is_url
 from tasks.store.push import Published, published, push, receive
+from tasks.versions import version_at
 
 
-def opened(place: str | Path) -> Dataset:
+def opened(place: str | Path, at: str | None = None) -> Dataset:
     """A dataset in a folder, or in an object store.
+
+    Parameters
+    ----------
+    at
+        An earlier version: how its digest begins, or `previous`.
 
     Raises
     ------
     DatasetError
         There is none, it is damaged, or the store cannot be reached.
     """
-    return open_remote(str(place), default_cache()) if is_url(place) else open_dataset(Path(place))
+    if at is None:
+        return open_remote(str(place), default_cache()) if is_url(place) else open_dataset(Path(place))
+    if is_url(place):
+        raise DatasetError(f"{place}: earlier versions are kept in folders only", "leave --at out")
+    return open_dataset(version_at(Path(place), at))
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ from pydantic import BaseModel, ConfigDict
 
 from schemas.provenance import FORMAT, digest
 
+MANIFEST = "manifest.json"
+
 
 class ShardEntry(BaseModel):
     """One file of the dataset."""
@@ -21,7 +23,7 @@ class Manifest(BaseModel):
     """Content of `manifest.json`.
 
     The dataset's digest covers everything but `run` (when, where and how long), `summary` and `files` (which follow
-    from the rest) and the recipe's `evaluation`, so that equal data has an equal digest.
+    from the rest), and the recipe's `evaluation` and `publishing.keep_versions`: equal data has an equal digest.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,9 +60,12 @@ def content_digest(
 ) -> str:
     """Digest of a dataset: of its recipe and of its shards, whose order says nothing.
 
-    The recipe's section `evaluation` is left out: it says how to look at a dataset, not what it is.
+    The recipe's section `evaluation` and `publishing.keep_versions` are left out: they say how to look at a dataset and
+    at earlier ones, not what it is.
     """
     recipe = {key: value for key, value in recipe.items() if key != "evaluation"}
+    if isinstance(recipe.get("publishing"), dict):
+        recipe["publishing"] = {k: v for k, v in recipe["publishing"].items() if k != "keep_versions"}
     shards = [shard for table in tables.values() for shard in table] + list(fitted.values())
     listed = sorted((shard.path, shard.sha256, shard.size, shard.rows) for shard in shards)
     return digest({"format": FORMAT, "name": name, "recipe": recipe, "shards": listed})

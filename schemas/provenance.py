@@ -72,23 +72,23 @@ def changes_since(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[s
         found["release"] = f"{before['binmill']} → {after['binmill']}"
     if before["code"] != after["code"]:
         found["code"] = f"the stage's source files are others ({before['code'][:12]} → {after['code'][:12]})"
-    if config := _differences(before["config"], after["config"]):
+    if config := differences(before["config"], after["config"]):
         found["config"] = "; ".join(config)
     if inputs := _inputs(before["inputs"], after["inputs"]):
         found["inputs"] = inputs
-    if libraries := _differences(before["libraries"], after["libraries"]):
+    if libraries := differences(before["libraries"], after["libraries"]):
         found["libraries"] = "; ".join(libraries)
     if before["seed"] != after["seed"]:
         found["seed"] = f"{before['seed']} → {after['seed']}"
     return found
 
 
-def _differences(before: Any, after: Any, where: str = "") -> list[str]:
-    """Leaves of two JSON values that are not equal, by their place."""
+def differences(before: Any, after: Any, where: str = "") -> list[str]:
+    """Leaves of two JSON values that are not equal: `place: before → after`."""
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         keys: list[str] = sorted({*before, *after})
         pairs = [(before.get(key), after.get(key), f"{where}.{key}" if where else key) for key in keys]
-        return [text for old, new, place in pairs for text in _differences(old, new, place)]
+        return [text for old, new, place in pairs for text in differences(old, new, place)]
     # A record that was read from JSON has lists where a new one has tuples.
     if canonical_json(before) == canonical_json(after):
         return []

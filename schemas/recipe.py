@@ -563,6 +563,9 @@ class Publishing(Model):
     order_secret: str = ""
     """File of a secret that gives the training order, to be revealed later (`binmill order`); empty: everybody can
     compute the order. The manifest holds a commitment to it, never the secret."""
+    keep_versions: int = Field(default=3, ge=0)
+    """Earlier datasets of the folder that stay readable (`binmill versions`), by hard links: only files that no later
+    one has take space."""
     row_group_rows: int = Field(default=65_536, ge=1)
     zstd_level: int = Field(default=3, ge=1, le=19)
     shard_mib: int = Field(default=32, ge=1)

@@ -29,7 +29,7 @@ VALUE_LIBRARIES: dict[str, tuple[str, ...]] = {
 SHARED = {"binarize": ("codes",)}
 """Folders beside the stages whose code decides what a stage writes."""
 
-BESIDE = {"build.py", "drawing.py", "fanout.py", "items.py", "journal.py", "order.py"}
+BESIDE = {"build.py", "drawing.py", "fanout.py", "items.py", "journal.py", "order.py", "versions.py"}
 """Modules beside the stages that decide where and when work is done, how it looks, and what is told of it: not what a
 stage writes."""
 
@@ -127,6 +127,8 @@ class Build:
     counts: list[StepCount] = field(default_factory=lambda: [])
     notes: list[str] = field(default_factory=lambda: [])
     """What the user must be told at the end (a fallback taken, a stage left out)."""
+    missing: list[Item] = field(default_factory=lambda: [])
+    """Of a dry run: the items to compute in the step that it came to."""
 
     def item(
         self,
@@ -193,6 +195,7 @@ class Build:
         titles = tuple(item.title for item in missing[:3])
         self.counts.append(StepCount(stage, step, len(items), len(items) - len(missing), largest, titles))
         if self.dry and missing:
+            self.missing = missing
             raise NotThere(f"{stage}.{step}")
         limit = self.executor.memory_limit if missing else None
         if limit is not None and largest > limit:

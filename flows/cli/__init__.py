@@ -10,13 +10,13 @@ from rich.markup import escape
 
 # Importing a module of commands adds them to the application, in the order of `--help`.
 # isort: off
-from flows.cli import making, asking, applying, storing, attesting
+from flows.cli import making, asking, versions, applying, storing, attesting
 
 # isort: on
 from flows.cli.app import app, err, interrupted
 from schemas.errors import BinmillError, QueryError, RecipeError
 
-__all__ = ["app", "applying", "asking", "attesting", "main", "making", "storing"]
+__all__ = ["app", "applying", "asking", "attesting", "main", "making", "storing", "versions"]
 
 
 def _fail(error: BinmillError, as_json: bool) -> NoReturn:

@@ -32,6 +32,14 @@ JSON = Annotated[bool, typer.Option("--json", help="Print JSON for machines, and
 DatasetArgument = Annotated[
     str, typer.Argument(metavar="DATASET", help="Folder of a dataset, or its URL in an object store (s3://...).")
 ]
+At = Annotated[
+    str | None,
+    typer.Option(
+        metavar="VERSION",
+        help="An earlier version (binmill versions): the beginning of its digest, or 'previous'.",
+        show_default=False,
+    ),
+]
 RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe: a YAML file.")]
 Output = Annotated[
     str | None,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from flows.cli.app import JSON, Cache, DatasetArgument, app, err, out, print_json
+from flows.cli.app import JSON, At, Cache, DatasetArgument, app, err, out, print_json
 from schemas.errors import QueryError
 
 PANEL = "Ask a dataset"
@@ -21,6 +21,7 @@ def query(
     limit: Annotated[int, typer.Option(min=1, help="Rows to show (all of them with --json).")] = 100,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that the query may take.")] = 600,
     memory: Annotated[int, typer.Option(min=256, help="MiB that the query may take, and its answer.")] = 4096,
+    at: At = None,
     as_json: JSON = False,
 ) -> None:
     """Ask a dataset with SQL (DuckDB). Read-only; nothing outside the dataset is in reach.
@@ -34,7 +35,7 @@ def query(
     from tasks.query.sql import query as ask
 
     bound_process(memory << 20)
-    table = ask(opened(dataset), sql, None if as_json else limit + 1, Limits(memory << 20, timeout))
+    table = ask(opened(dataset, at), sql, None if as_json else limit + 1, Limits(memory << 20, timeout))
     if as_json:
         print_json(table.to_pylist())
     else:
@@ -82,6 +83,7 @@ def search(
         ),
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Row groups searched at once.")] = 1,
+    at: At = None,
     as_json: JSON = False,
 ) -> None:
     """Find the rows most like a file, a row, or vectors, by their bit codes.
@@ -96,7 +98,7 @@ def search(
     if len(given) != 1:
         raise QueryError("search: give one of --like, --vectors and --text", "as --like FILE, or --text 'some words'")
     table = neighbours(
-        opened(dataset), given[0], k, method,
+        opened(dataset, at), given[0], k, method,
         rescore=rescore, where=where, threads=threads, recall=recall, binarizer=binarizer,
     )  # fmt: skip
     if as_json:
@@ -119,6 +121,7 @@ def verify(
         Path, typer.Option(metavar="DIR", help="With --rebuild: folder that the recipe's relative paths start from.")
     ] = Path(),
     cache: Cache = None,
+    at: At = None,
     as_json: JSON = False,
 ) -> None:
     """Check every byte of a dataset against its manifest, and its promises against its rows.
@@ -133,7 +136,7 @@ def verify(
     from tasks.query.verify import Finding
     from tasks.query.verify import verify as check
 
-    there = opened(dataset)
+    there = opened(dataset, at)
     findings: list[Finding] = []
     checked = 0
     checks = check(there, None if key is None else read_key(key))
@@ -181,6 +184,7 @@ def trace(
             "counted from 0 (fitted_scaler:3).",
         ),
     ],
+    at: At = None,
     as_json: JSON = False,
 ) -> None:
     """Show where a row came from: parents, features, file, archive, URL, and what made each shard.
@@ -192,7 +196,7 @@ def trace(
     from flows.stores import opened
     from tasks.query.trace import trace_row
 
-    chain = trace_row(opened(dataset), row)
+    chain = trace_row(opened(dataset, at), row)
     if as_json:
         print_json(dataclasses.asdict(chain))
     else:
@@ -200,12 +204,12 @@ def trace(
 
 
 @app.command(rich_help_panel=PANEL)
-def describe(dataset: DatasetArgument, as_json: JSON = False) -> None:
+def describe(dataset: DatasetArgument, at: At = None, as_json: JSON = False) -> None:
     """Say what a dataset is: files, failures, balance, top features, recall, tables."""
     from flows.show import report, tables
     from flows.stores import opened
 
-    there = opened(dataset)
+    there = opened(dataset, at)
     if as_json:
         print_json(there.manifest.model_dump(mode="json"))
     else:

@@ -324,19 +324,19 @@ def plan(
     cache: Cache = None,
     as_json: JSON = False,
 ) -> None:
-    """Show what a run would compute, what is already there, and the memory it plans for. Computes nothing."""
+    """Show what a run would compute and why, what is already there, and the memory it plans for. Computes nothing."""
     from flows.plan import plan_dataset
     from flows.recipes import load_recipe
     from flows.show import plan as show_plan
 
     checked = load_recipe(recipe)
     root = output or checked.name
-    build = plan_dataset(checked, recipe.resolve().parent, root, cache)
-    finished = all(count.items == count.present for count in build.counts)
+    found = plan_dataset(checked, recipe.resolve().parent, root, cache)
     if as_json:
-        print_json({"finished": finished, "steps": [dataclasses.asdict(count) for count in build.counts]})
+        steps = [dataclasses.asdict(count) for count in found.counts]
+        print_json({"finished": found.finished, "steps": steps, "why": found.why, "later": found.later})
     else:
-        show_plan(out, build, root, finished=finished)
+        show_plan(out, found, root)
 
 
 @app.command(rich_help_panel=PANEL)

@@ -40,8 +40,8 @@ OWNERS: Any = pa.schema(
 
 def build(build: Build) -> None:
     """Plan and compute observations, sources, and batches of distinct files."""
-    origins = [o for source in build.recipe.sources for o in _origins(build, source)]
-    build.compute(_plan_scans(build, origins))
+    # An item is of one source: another source in the recipe leaves it, and the batches that are cut from it, as it is.
+    build.compute([item for source in build.recipe.sources for item in _plan_scans(build, _origins(build, source))])
     scans = build.receipts["ingest.scan"]
     observations = build.shards("ingest.scan", "observations")
     found = build.shards("ingest.scan", "found_sources")

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from schemas.errors import DatasetError, ToleranceError
-from schemas.manifest import Manifest, ShardEntry, content_digest
+from schemas.manifest import MANIFEST, Manifest, ShardEntry, content_digest
 from schemas.statement import STATEMENT, statement
 from tasks.build import Build, code_digest, libraries
 from tasks.order import commitment, order_key, training_ids, training_order
@@ -17,8 +17,7 @@ from tasks.publish.card import CODES_PLOT, PLOT, card
 from tasks.publish.croissant import CROISSANT, croissant
 from tasks.publish.summary import excluded, failures, summarise
 from tasks.shards import Shard, read_shard, replace_atomically, sha256_file, sweep
-
-MANIFEST = "manifest.json"
+from tasks.versions import SHORT, keep, prune
 
 TABLES = (
     "sources", "observations", "binaries", "labels", "features", "splits", "screening",
@@ -87,6 +86,9 @@ def publish(build: Build, run: Mapping[str, Any]) -> tuple[Manifest, bool]:
     digest = content_digest(build.recipe.name, recipe, tables, fitted)
 
     previous = _previous(build)
+    most = build.recipe.publishing.keep_versions
+    if previous is not None and previous.digest != digest and most and not keep(build.root, previous):
+        build.notes.append(f"the dataset before ({previous.digest[:SHORT]}) was damaged: it is not among the versions")
     summary = summarise(build) | {"order": _order(build, previous, digest, tables)}
     rows = {name: sum(shard.rows for shard in shards) for name, shards in tables.items()}
     text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True).encode()
@@ -130,6 +132,7 @@ def publish(build: Build, run: Mapping[str, Any]) -> tuple[Manifest, bool]:
     receipts = [receipt for found in build.receipts.values() for receipt in found]
     build.journal.keep_only({receipt.key for receipt in receipts})
     sweep(build.root, {shard.path for receipt in receipts for shard in receipt.shards})
+    prune(build.root, most)
     return manifest, not unchanged
 
 

@@ -12,9 +12,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from schemas.errors import BinmillError, DatasetError
-from schemas.manifest import Manifest
+from schemas.manifest import MANIFEST, Manifest
 from schemas.statement import ENVELOPE, PAYLOAD, PREDICATE, STATEMENT, TYPE, subjects
-from tasks.query.dataset import MANIFEST, Dataset
+from tasks.query.dataset import Dataset
 from tasks.shards import replace_atomically
 
 PublicKey = ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey

@@ -8,10 +8,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from schemas.errors import DatasetError
-from schemas.manifest import Manifest
+from schemas.manifest import MANIFEST, Manifest
 from schemas.provenance import FORMAT
-
-MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True, slots=True)

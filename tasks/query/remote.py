@@ -4,7 +4,8 @@ import hashlib
 from pathlib import Path
 
 from schemas.errors import DatasetError
-from tasks.query.dataset import MANIFEST, Dataset, check_manifest
+from schemas.manifest import MANIFEST
+from tasks.query.dataset import Dataset, check_manifest
 from tasks.shards import replace_atomically
 from tasks.store.fetch import fetch
 from tasks.store.layout import file_name

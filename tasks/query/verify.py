@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import pyarrow.parquet as pq
 
 from schemas.errors import DatasetError
+from schemas.manifest import MANIFEST
 from schemas.statement import ENVELOPE, STATEMENT
 from tasks.query.attest import is_current, signature_problems, statement_problems
-from tasks.query.dataset import MANIFEST, Dataset
+from tasks.query.dataset import Dataset
 from tasks.query.ordering import order_problems
 from tasks.query.sql import query
 from tasks.query.synthetic import wrong_rows

@@ -16,7 +16,6 @@ from pathlib import PurePosixPath
 
 from schemas.errors import DatasetError
 
-MANIFEST = "manifest.json"
 SHARDS = ("tables/", "fitted/", ".binmill/work/")
 
 

@@ -9,12 +9,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from schemas.errors import DatasetError
-from schemas.manifest import Manifest
+from schemas.manifest import MANIFEST, Manifest
 from tasks.items import Receipt
 from tasks.journal import Journal
 from tasks.shards import STATE, Shard, is_right, sha256_file
 from tasks.store.fetch import fetch
-from tasks.store.layout import MANIFEST, SHARDS, file_name, inside, journal_name
+from tasks.store.layout import SHARDS, file_name, inside, journal_name
 from tasks.store.objects import ObjectStore
 
 THREADS = 8

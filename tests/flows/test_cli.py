@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -51,6 +52,8 @@ def test_help_reads_well() -> None:
         "search",
         "verify",
         "trace",
+        "versions",
+        "diff",
         "schema",
     ):
         assert command in found.stdout
@@ -236,3 +239,27 @@ def test_a_killed_run_leaves_no_process_and_goes_on(
     monkeypatch.setenv("PREFECT_API_URL", shared)
     found: Any = json.loads(binmill("run", recipe, "-o", output, "--json").stdout)
     assert found["digest"] == json.loads((small / "manifest.json").read_text())["digest"]
+
+
+def test_versions_and_their_difference(recipe: Path, small: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    shutil.copytree(small, output)
+    alone = binmill("diff", output)
+    assert alone.returncode == 5
+    assert "no such version" in alone.stderr
+    other = tmp_path / "other.yaml"
+    other.write_text(yaml.safe_dump(yaml.safe_load(recipe.read_text()) | {"screening": {"top": 8}}))
+    assert "top: 16 → 8" in binmill("plan", other, "-o", output).stdout
+    assert binmill("run", other, "-o", output, "--workers", "0").returncode == 0
+    found = json.loads(binmill("versions", output, "--json").stdout)["versions"]
+    assert [version["current"] for version in found] == [True, False]
+    assert found[0]["settings"] == ["screening.top: 16 → 8"]
+    told = binmill("diff", output, "--at", found[1]["digest"][:8])
+    assert "screening.top" in told.stdout
+    assert "no more" in told.stdout
+    chosen = "SELECT count(*) n FROM screening WHERE selected"
+    assert json.loads(binmill("query", output, chosen, "--at", "previous", "--json").stdout) == [{"n": 16}]
+    assert binmill("verify", output, "--at", "previous").returncode == 0
+    pruned = binmill("versions", output, "--prune", "0")
+    assert "removed" in pruned.stdout
+    assert found[0]["digest"][:12] in pruned.stdout
