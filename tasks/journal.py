@@ -1,5 +1,6 @@
 """The journal: receipts of finished items, appended as they come, so that a killed run goes on."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -8,7 +9,7 @@ from typing import Any, TextIO
 
 from schemas.errors import LockedError
 from tasks.items import Receipt
-from tasks.shards import STATE, replace_atomically
+from tasks.shards import STATE, replace_atomically, writing
 
 
 class Journal:
@@ -32,12 +33,17 @@ class Journal:
         self._lock: int | None = None
         self._file: TextIO | None = None
         if write:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with writing(self.path):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = self._acquire(root)
-        self._receipts = self._load()
-        if write:
-            self._compact(self._receipts)
-            self._file = self.path.open("a", encoding="utf-8")
+        try:
+            self._receipts = self._load()
+            if write:
+                self._compact(self._receipts)
+                self._file = self.path.open("a", encoding="utf-8")
+        except BaseException:
+            self.close()  # or this process would be in its own way when it tries again
+            raise
 
     def _acquire(self, root: Path) -> int:
         lock = os.open(root / STATE / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -79,8 +85,9 @@ class Journal:
         """Remember a finished item."""
         assert self._file is not None, "the journal was opened for reading"
         self._receipts[receipt.key] = receipt
-        self._file.write(json.dumps(receipt.to_json()) + "\n")
-        self._file.flush()
+        with writing(self.path):
+            self._file.write(json.dumps(receipt.to_json()) + "\n")
+            self._file.flush()
 
     def keep_only(self, keys: set[str]) -> None:
         """Forget every item that is not among `keys`; called when a run has ended well."""
@@ -93,7 +100,8 @@ class Journal:
     def close(self) -> None:
         """Close the file and give the lock back."""
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # a line that the full disk did not take: that item is done again
+                self._file.close()
             self._file = None
         if self._lock is not None:
             os.close(self._lock)

@@ -1,12 +1,13 @@
 """Shards: Parquet files written beside their place, flushed, and renamed; and how they are read."""
 
+import contextlib
 import hashlib
 import itertools
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -105,19 +106,44 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def replace_atomically(path: Path, data: bytes) -> None:
-    """Write a small file beside its place, flush it, and rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+@contextlib.contextmanager
+def writing(path: Path) -> Generator[None]:
+    """Say what a file system's refusal means.
+
+    Raises
+    ------
+    DatasetError
+        The disk is full or the folder cannot be written.
+    """
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    fsync_folder(path.parent)
+        yield
+    except OSError as error:
+        raise DatasetError(
+            f"{path}: cannot be written: {error.strerror or error}",
+            "free disk space or make the folder writable, then run again: finished work is kept",
+        ) from error
+
+
+def replace_atomically(path: Path, data: bytes) -> None:
+    """Write a small file beside its place, flush it, and rename it.
+
+    Raises
+    ------
+    DatasetError
+        The disk is full or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    with writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        fsync_folder(path.parent)
 
 
 def schema_fingerprint(schema: Any) -> str:
@@ -172,35 +198,31 @@ def write_shard(
     """
     place = root / path
     temporary = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        # The row count is known only at the end: it goes in by add_key_value_metadata.
-        with temporary.open("wb") as file:
-            sink = _HashingFile(file)
-            rows = 0
-            with pq.ParquetWriter(
-                pa.PythonFile(sink, mode="w"),
-                schema,
-                write_page_checksum=True,
-                store_schema=True,
-                **_layout(schema.names, raw, zstd_level),
-            ) as writer:
-                alone = ([batch] for batch in batches) if grouped else (batches,)
-                for group in itertools.chain.from_iterable(_row_groups(schema, b, row_group_rows) for b in alone):
-                    writer.write_table(group, row_group_size=row_group_rows)
-                    rows += group.num_rows
-                writer.add_key_value_metadata(provenance.metadata(rows, schema_fingerprint(schema)))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(place)
-        fsync_folder(place.parent)
-    except OSError as error:
-        raise DatasetError(
-            f"{place}: cannot write the shard: {error.strerror or error}",
-            "free disk space or make the dataset's folder writable, then run again: finished work is kept",
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing(place):
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            # The row count is known only at the end: it goes in by add_key_value_metadata.
+            with temporary.open("wb") as file:
+                sink = _HashingFile(file)
+                rows = 0
+                with pq.ParquetWriter(
+                    pa.PythonFile(sink, mode="w"),
+                    schema,
+                    write_page_checksum=True,
+                    store_schema=True,
+                    **_layout(schema.names, raw, zstd_level),
+                ) as writer:
+                    alone = ([batch] for batch in batches) if grouped else (batches,)
+                    for group in itertools.chain.from_iterable(_row_groups(schema, b, row_group_rows) for b in alone):
+                        writer.write_table(group, row_group_size=row_group_rows)
+                        rows += group.num_rows
+                    writer.add_key_value_metadata(provenance.metadata(rows, schema_fingerprint(schema)))
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(place)
+            fsync_folder(place.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
     return Shard(path, sink.sha256.hexdigest(), sink.size, rows)
 
 

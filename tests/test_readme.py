@@ -84,10 +84,12 @@ def test_readmes_commands_work(tmp_path: Path) -> None:
                 assert server.poll() is None, (tmp_path / "log").read_text()[-3000:]
                 continue
             with log:
+                began = time.monotonic()
                 done = subprocess.run(
                     ["bash", "-c", f"set -o pipefail; {command}"],
                     cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=280,
                 )  # fmt: skip
+            print(f"{time.monotonic() - began:6.1f} s  {command[:100]}")
             assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
             if command.startswith("binmill run mine.yaml"):  # the demo's recipe, elsewhere: the demo made it all
                 assert "nothing was computed" in done.stdout

@@ -16,7 +16,7 @@ from tasks.order import commitment, order_key, training_ids, training_order
 from tasks.publish.card import CODES_PLOT, PLOT, card
 from tasks.publish.croissant import CROISSANT, croissant
 from tasks.publish.summary import excluded, failures, summarise
-from tasks.shards import Shard, read_shard, replace_atomically, sha256_file, sweep
+from tasks.shards import Shard, read_shard, replace_atomically, sha256_file, sweep, writing
 from tasks.versions import SHORT, keep, prune
 
 TABLES = (
@@ -85,6 +85,19 @@ def publish(build: Build, run: Mapping[str, Any]) -> tuple[Manifest, bool]:
     recipe = build.recipe.model_dump(mode="json")
     digest = content_digest(build.recipe.name, recipe, tables, fitted)
 
+    with writing(build.root):
+        return _commit(build, run, recipe, tables, fitted, digest)
+
+
+def _commit(
+    build: Build,
+    run: Mapping[str, Any],
+    recipe: dict[str, Any],
+    tables: dict[str, list[ShardEntry]],
+    fitted: dict[str, ShardEntry],
+    digest: str,
+) -> tuple[Manifest, bool]:
+    """Keep what was there, write what people see, then the manifest; then remove what no longer counts."""
     previous = _previous(build)
     most = build.recipe.publishing.keep_versions
     if previous is not None and previous.digest != digest and most and not keep(build.root, previous):
