@@ -14,7 +14,9 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from flows.cli import app
 from tests.conftest import recipe_of
 
 BINMILL = [sys.executable, "-m", "flows.cli"]
@@ -57,8 +59,8 @@ def test_help_reads_well() -> None:
         "schema",
     ):
         assert command in found.stdout
-        page = binmill(command, "--help")
-        assert page.returncode == 0
+        page = CliRunner().invoke(app, [command, "--help"])
+        assert page.exit_code == 0
         assert "Usage: " in page.stdout
     assert "Exit codes" in found.stdout
 
