@@ -10,7 +10,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.jit import compiled
+from tasks.jit import LANES, compiled, lane_sums
 
 Floats = NDArray[np.float32]
 
@@ -30,18 +30,9 @@ def slack(matrix: Floats) -> Floats:
 
 @compiled
 def _dot(row: Floats, column: Floats) -> float:
-    s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = 0.0
     size = len(row)
-    whole = size - size % 8
-    for k in range(0, whole, 8):
-        s0 += np.float64(row[k]) * np.float64(column[k])
-        s1 += np.float64(row[k + 1]) * np.float64(column[k + 1])
-        s2 += np.float64(row[k + 2]) * np.float64(column[k + 2])
-        s3 += np.float64(row[k + 3]) * np.float64(column[k + 3])
-        s4 += np.float64(row[k + 4]) * np.float64(column[k + 4])
-        s5 += np.float64(row[k + 5]) * np.float64(column[k + 5])
-        s6 += np.float64(row[k + 6]) * np.float64(column[k + 6])
-        s7 += np.float64(row[k + 7]) * np.float64(column[k + 7])
+    whole = size - size % LANES
+    s0, s1, s2, s3, s4, s5, s6, s7 = lane_sums(row, column, whole)
     for k in range(whole, size):
         s0 += np.float64(row[k]) * np.float64(column[k])
     return ((s0 + s4) + (s2 + s6)) + ((s1 + s5) + (s3 + s7))
@@ -105,14 +96,14 @@ def signs(
         if norm == 0.0:
             codes[i, :] = 0
             continue
+        row = p[i]
         near = False
         for j in range(width):
-            value = p[i, j]
-            flags[j] = value > np.float32(0.0)
-            near |= not (abs(value) > slacks[j] * norm)
+            flags[j] = row[j] > np.float32(0.0)
+            near |= not (abs(row[j]) > slacks[j] * norm)
         if near and not exact:
             for j in range(width):
-                if not abs(p[i, j]) > slacks[j] * norm:
+                if not abs(row[j]) > slacks[j] * norm:
                     flags[j] = _dot(z[i], columns[j]) > 0.0
         _packed(flags, words, codes[i])
 
@@ -142,7 +133,9 @@ def cells(
     """
     n, width = p.shape
     exact = len(columns) == 0
-    half = np.int32(1 << (planes - 1))
+    low, high = np.int32(-(1 << (planes - 1))), np.int32((1 << (planes - 1)) - 1)
+    shift = np.int32(finer)
+    small = np.int32(math.sqrt(2.0**31 / width) / 2.0 - 1.0)  # a row's sums of squares of twice as much fit 31 bits
     unit = 1 << (planes - 1)
     size = len(words)
     for i in range(n):
@@ -153,26 +146,51 @@ def cells(
             continue
         inverse = np.float32(math.sqrt(width) * (unit << finer) / (2.0 * step * norms[i]))
         reach = norm * inverse
-        near = False
+        row = p[i]
         for j in range(width):
-            t = p[i, j] * inverse
-            near |= not (abs(t - np.rint(t)) > slacks[j] * reach)
+            t = row[j] * inverse
+            flags[j] = not (abs(t - np.rint(t)) > slacks[j] * reach)
             steps[j] = np.int32(np.ceil(min(max(t, -LIMIT), LIMIT))) - np.int32(1)
-        if near:
-            for j in range(width):
-                t = p[i, j] * inverse
-                if not abs(t - np.rint(t)) > slacks[j] * reach:
-                    y = np.float64(p[i, j]) if exact else _dot(z[i], columns[j])
-                    y = min(max(y * np.float64(inverse), -np.float64(LIMIT)), np.float64(LIMIT))
-                    steps[j] = np.int32(math.ceil(y)) - np.int32(1)
+        for word in range(size):  # most have no value that is near a border
+            if words[word] != np.uint64(0):
+                for j in range(8 * word, min(8 * word + 8, width)):
+                    if flags[j]:
+                        y = np.float64(row[j]) if exact else _dot(z[i], columns[j])
+                        y = min(max(y * np.float64(inverse), -np.float64(LIMIT)), np.float64(LIMIT))
+                        steps[j] = np.int32(math.ceil(y)) - np.int32(1)
+        far = np.int32(0)
+        for j in range(width):
+            far = np.int32(far | (steps[j] ^ np.int32(steps[j] >> np.int32(31))))
         square = np.int64(0)
         inner = np.int64(0)
-        for j in range(width):
-            y2 = np.int32(2) * steps[j] + np.int32(1)
-            level = min(max(steps[j] >> np.int32(finer), -half), half - np.int32(1))
-            square += np.int64(y2 * y2)
-            inner += np.int64(y2 * (np.int32(2) * level + np.int32(1)))
-            steps[j] = level + half
+        # Numba computes with int64 unless each step is said to be int32.
+        squares = np.int32(0)
+        inners = np.int32(0)
+        if planes == 1 and far < small:
+            for j in range(width):
+                y2 = np.int32(np.int32(steps[j] + steps[j]) + np.int32(1))
+                squares = np.int32(squares + np.int32(y2 * y2))
+                inners = np.int32(inners + abs(y2))  # 2 · level + 1 is its sign
+                flags[j] = steps[j] >= np.int32(0)
+            _packed(flags, words, codes[i])
+            factors[i] = (np.int64(squares) - width / 3.0) * unit / (2.0 * np.float64(inverse) * np.int64(inners))
+            continue
+        if far < small:
+            for j in range(width):
+                y2 = np.int32(np.int32(steps[j] + steps[j]) + np.int32(1))
+                level = min(max(np.int32(steps[j] >> shift), low), high)
+                squares = np.int32(squares + np.int32(y2 * y2))
+                inners = np.int32(inners + np.int32(y2 * np.int32(np.int32(level + level) + np.int32(1))))
+                steps[j] = np.int32(level - low)
+            square += np.int64(squares)
+            inner += np.int64(inners)
+        else:
+            for j in range(width):
+                wide = np.int64(2) * steps[j] + np.int64(1)
+                level = min(max(np.int32(steps[j] >> shift), low), high)
+                square += wide * wide
+                inner += wide * (np.int64(2) * level + np.int64(1))
+                steps[j] = np.int32(level - low)
         for plane in range(planes):
             down = np.int32(planes - 1 - plane)
             for j in range(width):
