@@ -1,5 +1,6 @@
 """The dataset card: README.md of a dataset, for people."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from schemas.recipe import Publishing, Recipe
@@ -26,7 +27,7 @@ NOTES = {
 }
 
 
-_KINDS = {
+KINDS = {
     "all": "all that the recipe's `dedup.by` names",
     "sha256": "equal bytes",
     "features": "equal features",
@@ -110,41 +111,45 @@ def card(recipe: Recipe, summary: dict[str, Any], rows: dict[str, int]) -> str:
         ]
         parts += ["| cells read | rows read | neighbours in them |", "|---:|---:|---:|"]
         parts += [f"| {c['probes']} | {c['read']:.1%} | {c['recall']:.3f} |" for c in summary["cells"]]
-    parts += ["", "## Query it", "", "```"]
+    parts += ["", "## Query it", "", "```", *queries(rows), "```", ""]
+    if "train" in rows:
+        parts += [
+            "Everything learned (`fitted/`) was learned from `train` alone. `binmill verify .` checks every byte,",
+            "`binmill trace . ID` shows where a row came from.",
+        ]
+    elif "codes" in rows:
+        parts += [
+            "Everything learned (`fitted/`) was learned from the first source. `binmill verify .` checks every byte,",
+            "`binmill trace . ID` shows which row of which file a row was.",
+        ]
+    else:
+        parts += ["Every row of the table with an outcome counts. `binmill verify .` checks every byte."]
+    parts.append("")
+    return "\n".join(parts)
+
+
+def queries(rows: Mapping[str, int]) -> list[str]:
+    """Commands to begin with, in the dataset's folder."""
     if "train" in rows:
         counts = (
             "split, label, count(*) FROM splits JOIN labels USING (sample_id)"
             if "splits" in rows
             else "label, is_synthetic, count(*) FROM train"
         )
-        parts += [
+        return [
             f'binmill query . "SELECT {counts} GROUP BY ALL"',
             "duckdb -c \"SELECT label, count(*) FROM 'tables/train/*.parquet' GROUP BY label\"",
             "python -c \"import pyarrow.dataset as d; print(d.dataset('tables/train').to_table().to_pandas())\"",
-            "```",
-            "",
-            "Everything learned (`fitted/`) was learned from `train` alone. `binmill verify .` checks every byte,",
-            "`binmill trace . ID` shows where a row came from.",
         ]
-    elif "codes" in rows:
-        parts += [
+    if "codes" in rows:
+        return [
             "binmill search . --vectors QUERIES.npy -k 10",
             'binmill query . "SELECT filename, count(*) FROM codes JOIN sources USING (source_id) GROUP BY ALL"',
-            "```",
-            "",
-            "Everything learned (`fitted/`) was learned from the first source. `binmill verify .` checks every byte,",
-            "`binmill trace . ID` shows which row of which file a row was.",
         ]
-    else:
-        parts += [
-            'binmill query . "SELECT feature, mi, q_value FROM screening WHERE selected ORDER BY rank"',
-            "duckdb -c \"SELECT * FROM 'tables/screening/*.parquet' ORDER BY rank\"",
-            "```",
-            "",
-            "Every row of the table with an outcome counts. `binmill verify .` checks every byte.",
-        ]
-    parts.append("")
-    return "\n".join(parts)
+    return [
+        'binmill query . "SELECT feature, mi, q_value FROM screening WHERE selected ORDER BY rank"',
+        "duckdb -c \"SELECT * FROM 'tables/screening/*.parquet' ORDER BY rank\"",
+    ]
 
 
 def _told(about: Publishing) -> list[str]:
@@ -170,7 +175,7 @@ def _duplicates(found: dict[str, Any]) -> list[str]:
         "|---|---:|---:|---:|",
     ]
     parts += [
-        f"| {_KINDS.get(kind, kind)} | {c['clusters']:,} | {c['samples']:,} | {c['largest']:,} |"
+        f"| {KINDS.get(kind, kind)} | {c['clusters']:,} | {c['samples']:,} | {c['largest']:,} |"
         for kind, c in found["clusters"].items()
     ]
     parts += [
@@ -190,7 +195,7 @@ def _duplicates(found: dict[str, Any]) -> list[str]:
         cells = [f"{c['rows']:,}" + (f" ({c['pairs']:,})" if c["pairs"] else "") for c in columns]
         edge = "" if limit is None else f"{limit:g}"
         whole = "yes" if columns[0]["kept_whole"] else "no"
-        parts.append(f"| {_KINDS.get(kind, kind)} | {edge} | {' | '.join(cells)} | {whole} |")
+        parts.append(f"| {KINDS.get(kind, kind)} | {edge} | {' | '.join(cells)} | {whole} |")
     return [*parts, "", "`splits.leaks` names what each such row shares, at the recipe's limits."]
 
 

@@ -15,9 +15,13 @@ from tasks.build import Build, code_digest, libraries
 from tasks.order import commitment, order_key, training_ids, training_order
 from tasks.publish.card import CODES_PLOT, PLOT, card
 from tasks.publish.croissant import CROISSANT, croissant
+from tasks.publish.page import PAGE, page
 from tasks.publish.summary import excluded, failures, summarise
 from tasks.shards import Shard, read_shard, replace_atomically, sha256_file, sweep, writing
 from tasks.versions import SHORT, keep, prune
+
+ESTIMATES = ("mi_binned", "mi_kde", "mi_knn", "mi_pearson")
+"""Columns of `screening` that hold several estimators' values beside each other."""
 
 TABLES = (
     "sources", "observations", "binaries", "labels", "features", "splits", "screening",
@@ -111,6 +115,7 @@ def _commit(
         "recipe.yaml": text,
         CROISSANT: described,
     } | _plots(build, previous, digest)
+    beside[PAGE] = _page(build, digest, summary, tables, fitted, beside)
     for name, data in beside.items():
         if not (build.root / name).is_file() or (build.root / name).read_bytes() != data:
             replace_atomically(build.root / name, data)
@@ -147,6 +152,30 @@ def _commit(
     sweep(build.root, {shard.path for receipt in receipts for shard in receipt.shards})
     prune(build.root, most)
     return manifest, not unchanged
+
+
+def _page(
+    build: Build,
+    digest: str,
+    summary: dict[str, Any],
+    tables: Mapping[str, list[ShardEntry]],
+    fitted: Mapping[str, ShardEntry],
+    beside: Mapping[str, bytes],
+) -> bytes:
+    """The page, of what the other files say and of the tables `sources` and `screening`."""
+    stage_of = {s.table: r.stage for found in build.receipts.values() for r in found for s in r.shards}
+    screening = [read_shard(build.root, s.path) for s in build.shards("screen.select", "screening")]
+    return page(
+        build.recipe,
+        digest,
+        summary,
+        {name: sum(shard.rows for shard in shards) for name, shards in tables.items()},
+        {name: f"{stage} · code {code_digest(stage)[:8]}" for name, stage in stage_of.items()},
+        fitted=sorted(fitted),
+        sources=[row for shard in build.shards("ingest.assign", "sources") for row in _rows(build, shard)],
+        scores={name.removeprefix("mi_"): screening[0].column(name).to_pylist() for name in ESTIMATES if screening},
+        plots=beside,
+    )
 
 
 def _order(

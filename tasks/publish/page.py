@@ -1,0 +1,270 @@
+"""The dataset's page: report.html, one file that a browser opens from disk, with no script and nothing fetched.
+
+What it shows comes from strangers' files too: every text is escaped, and the page's own policy forbids all but styles
+and the pictures in it. It holds no time, so that equal data gives an equal page.
+"""
+
+import base64
+import itertools
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+
+from schemas.recipe import Recipe
+from tasks.publish.card import CODES_PLOT, KINDS, NOTES, PLOT, queries
+
+PAGE = "report.html"
+MOST_SOURCES = 200
+MOST_FAILURES = 100
+LONGEST = 400
+"""Characters of one text."""
+MOST_PLOT = 500_000
+"""Bytes of a plot; a larger one stays beside the page."""
+
+LAYERS = (
+    ("sources",),
+    ("observations",),
+    ("binaries", "features"),
+    ("labels", "splits"),
+    ("screening",),
+    ("train", "validation", "test"),
+    ("codes",),
+)
+"""The tables from above: what a row is made of stands over it."""
+EDGES = (
+    ("sources", "observations"),
+    ("observations", "binaries"),
+    ("observations", "features"),
+    ("sources", "features"),
+    ("binaries", "labels"),
+    ("features", "splits"),
+    ("labels", "splits"),
+    ("splits", "screening"),
+    ("labels", "screening"),
+    ("screening", "train"),
+    ("screening", "validation"),
+    ("screening", "test"),
+    ("train", "codes"),
+    ("validation", "codes"),
+    ("test", "codes"),
+    ("sources", "codes"),
+    ("sources", "screening"),
+    ("sources", "train"),
+)
+WIDTH, BOX_WIDTH, BOX_HEIGHT, GAP = 560, 170, 60, 34
+
+
+def page(
+    recipe: Recipe,
+    digest: str,
+    summary: Mapping[str, Any],
+    rows: Mapping[str, int],
+    stages: Mapping[str, str],
+    *,
+    fitted: Sequence[str] = (),
+    sources: Sequence[Mapping[str, Any]] = (),
+    scores: Mapping[str, Sequence[float | None]] | None = None,
+    plots: Mapping[str, bytes] | None = None,
+) -> bytes:
+    """The page, in UTF-8.
+
+    Parameters
+    ----------
+    summary
+        As `summarise` gives it.
+    rows
+        Rows of each table.
+    stages
+        By table: the stage that wrote it, and how its code's digest begins.
+    sources
+        Rows of the table `sources`.
+    scores
+        By estimator: a score for each feature, None where it was not measured.
+    plots
+        SVG files by name.
+    """
+    about = recipe.publishing
+    told = {
+        "Version": about.version,
+        "Published": "" if about.published is None else about.published.isoformat(),
+        "By": ", ".join(by.name for by in about.creators),
+        "Licence": about.licence,
+        "Home": about.url,
+        "To cite": about.citation.strip(),
+    }
+    balance = _balance(summary["balance"])
+    real = sum(sum(labels.values()) for labels in summary["balance"]["before"].values())
+    numbers = {
+        "files": rows.get("binaries", 0),
+        "sources": rows.get("sources", 0),
+        "labelled rows": real,
+        "synthetic rows": max(0, sum(b["after"] - b["before"] for b in balance)),
+        "features screened": summary["features"].get("screened", 0),
+        "features selected": summary["features"].get("selected", 0),
+        "rows with codes": rows.get("codes", 0),
+        "inputs left out": summary["failed"],
+    }
+    text = _template().render(
+        title=about.title or recipe.name,
+        name=recipe.name,
+        digest=digest,
+        description=[line for line in about.description.split("\n") if line.strip()],
+        told={key: value for key, value in told.items() if value},
+        numbers={word: count for word, count in numbers.items() if count or word == "inputs left out"},
+        lineage=lineage(rows, stages),
+        fitted=fitted,
+        files=summary["files"],
+        sources={"rows": sources[:MOST_SOURCES], "more": max(0, len(sources) - MOST_SOURCES)},
+        licences=dict(itertools.islice(summary["licences"].items(), 40)),
+        excluded=summary["excluded"],
+        inputs=summary["inputs"],
+        failed=summary["failed"],
+        failures=summary["failures"][:MOST_FAILURES],
+        balance=balance,
+        duplicates=_duplicates(summary["duplicates"]),
+        features=_features(summary["top_features"]),
+        screened=summary["features"],
+        estimator=recipe.screening.estimator,
+        agreement=agreement(scores or {}),
+        recall=summary["recall"],
+        plots=_plots(plots or {}),
+        commands=queries(rows),
+        tables=[{"name": name, "rows": count, "note": NOTES.get(name, "")} for name, count in rows.items()],
+    )
+    return text.encode()
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
+
+
+def _shown(value: Any) -> Any:
+    """A text without what HTML cannot hold (control characters, halves of surrogate pairs), and not without end."""
+    if not isinstance(value, str) or hasattr(value, "__html__"):
+        return value
+    if len(value) > LONGEST:
+        value = value[: LONGEST - 1] + "…"
+    clean = (c if c in "\n\t" or (c.isprintable() and not "\ud800" <= c <= "\udfff") else "\ufffd" for c in value)
+    return "".join(clean)
+
+
+def lineage(rows: Mapping[str, int], stages: Mapping[str, str]) -> dict[str, Any]:
+    """Boxes and lines of the graph of tables, from above to below; tables that are not there are left out."""
+    boxes: dict[str, dict[str, Any]] = {}
+    y = 4
+    for layer in LAYERS:
+        names = [name for name in layer if name in rows]
+        room = WIDTH / max(1, len(names))
+        for number, name in enumerate(names):
+            x = room * (number + 0.5) - BOX_WIDTH / 2
+            place = {"x": x, "y": y, "width": BOX_WIDTH, "height": BOX_HEIGHT}
+            boxes[name] = {"name": name, "rows": rows[name], "stage": stages.get(name, ""), **place}
+        y += BOX_HEIGHT + GAP if names else 0
+    present = [(a, b) for a, b in EDGES if a in boxes and b in boxes]
+    # A line that only repeats a way over other tables is left out.
+    edges = [edge for edge in present if not _reached(*edge, [other for other in present if other != edge])]
+    lines = [_line(boxes[a], boxes[b]) for a, b in edges]
+    text = "; ".join(f"{b} from {', '.join(a for a, c in edges if c == b)}" for b in dict.fromkeys(b for _, b in edges))
+    height = max(y - GAP + 4, BOX_HEIGHT)
+    return {"width": WIDTH, "height": height, "boxes": list(boxes.values()), "edges": lines, "text": f"Lineage: {text}"}
+
+
+def _reached(start: str, end: str, edges: Sequence[tuple[str, str]]) -> bool:
+    return any(b == end or _reached(b, end, edges) for a, b in edges if a == start)
+
+
+def _line(above: Mapping[str, Any], below: Mapping[str, Any]) -> tuple[float, float, float, float]:
+    if above["y"] == below["y"]:  # beside each other
+        return above["x"] + BOX_WIDTH, above["y"] + BOX_HEIGHT / 2, below["x"], below["y"] + BOX_HEIGHT / 2
+    return above["x"] + BOX_WIDTH / 2, above["y"] + BOX_HEIGHT, below["x"] + BOX_WIDTH / 2, below["y"]
+
+
+def _balance(balance: Mapping[str, Mapping[str, Mapping[str, int]]]) -> list[dict[str, Any]]:
+    """A line for each split and label; widths in percent, of the largest and of the line's own."""
+    lines: list[dict[str, Any]] = [
+        {"split": split, "label": label, "before": balance["before"][split].get(label, 0), "after": count}
+        for split, labels in balance["after"].items()
+        for label, count in labels.items()
+    ]
+    largest = max((max(line["before"], line["after"]) for line in lines), default=1) or 1
+    for line in lines:
+        more = max(line["before"], line["after"]) or 1
+        line["width"] = round(100 * line["after"] / largest, 1)
+        line["real"] = round(100 * min(line["before"], line["after"]) / more, 1)
+    return lines
+
+
+def _duplicates(found: Mapping[str, Any]) -> dict[str, Any] | None:
+    if not found:
+        return None
+    lines: dict[tuple[str, float | None], list[Any]] = {}
+    for line in found["leakage"]:
+        lines.setdefault((line["kind"], line["limit"]), []).append(line)
+    return {
+        "samples": found["samples"],
+        "largest_group": found["largest_group"],
+        "clusters": [{"kind": KINDS.get(kind, kind), **counts} for kind, counts in found["clusters"].items()],
+        "leakage": [
+            {
+                "kind": KINDS.get(kind, kind),
+                "limit": "" if limit is None else f"{limit:g}",
+                "rows": [line["rows"] for line in columns],
+                "kept_whole": columns[0]["kept_whole"],
+            }
+            for (kind, limit), columns in lines.items()
+        ],
+    }
+
+
+def _features(top: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    most = max((f["mi_bits"] for f in top), default=1.0) or 1.0
+    return [
+        {
+            **f,
+            "width": round(100 * max(0.0, f["mi_bits"]) / most, 1),
+            "q": "" if f["q_value"] is None else f"{f['q_value']:.2g}",
+        }
+        for f in top
+    ]
+
+
+def agreement(scores: Mapping[str, Sequence[float | None]]) -> list[dict[str, Any]]:
+    """Spearman's rank correlation of each two estimators, over the features that both measured (three at least)."""
+    from scipy.stats import rankdata  # takes a second to import
+
+    columns = {name: np.array([np.nan if v is None else v for v in values]) for name, values in scores.items()}
+    found: list[dict[str, Any]] = []
+    for (first, x), (second, y) in itertools.combinations(columns.items(), 2):
+        both = np.isfinite(x) & np.isfinite(y)
+        if both.sum() < 3:
+            continue
+        a, b = (rankdata(column[both]) for column in (x, y))
+        a, b = a - a.mean(), b - b.mean()
+        scale = float(np.sqrt((a * a).sum() * (b * b).sum()))
+        if scale > 0:
+            correlation = float((a * b).sum()) / scale
+            found.append({"first": first, "second": second, "correlation": correlation, "features": int(both.sum())})
+    return found
+
+
+def _plots(plots: Mapping[str, bytes]) -> dict[str, Markup]:
+    """Pictures as data URLs; one that is too large is not shown."""
+    small = {name: data for name, data in plots.items() if len(data) <= MOST_PLOT}
+    urls = {
+        name: Markup("data:image/svg+xml;base64,") + base64.b64encode(data).decode() for name, data in small.items()
+    }
+    return {"screening": urls.get(PLOT, Markup()), "codes": urls.get(CODES_PLOT, Markup())}
