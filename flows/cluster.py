@@ -1,10 +1,16 @@
-"""Where the work runs: in this process, on local Dask workers, or on a cluster that is already there."""
+"""Where the work runs: in this process, on local Dask workers, or on a cluster; from one setting."""
 
 import contextlib
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import yaml
+from pydantic import ValidationError
+
+from schemas.cluster import CLUSTER, KINDS, Address, Cluster, Kubernetes, Local, Slurm
+from schemas.errors import RecipeError
 from tasks.build import InProcess
 from tasks.items import Item, Receipt
 
@@ -12,22 +18,86 @@ if TYPE_CHECKING:
     from tasks.fanout import DaskExecutor
 
 
+def cluster_of(
+    setting: str | dict[str, Any] | None = None,
+    *,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    memory_mib: int | None = None,
+    tls: str | None = None,
+) -> Cluster:
+    """The typed setting of what a user or a deployment says.
+
+    Parameters
+    ----------
+    setting
+        A kind (`local`, `slurm`), an address (`tcp://host:port`), a YAML file, or its content.
+    workers, scheduler, memory_mib, tls
+        What the shortcuts say; they go before the setting.
+
+    Raises
+    ------
+    RecipeError
+        Naming the field that is wrong, and how it can be right.
+    """
+    where, value = "--cluster", setting
+    if scheduler is not None:
+        value = {"kind": "address", "scheduler": scheduler}
+        where = "--scheduler"
+    elif setting is None:
+        value = {"kind": "local"}
+    elif isinstance(setting, str):
+        if "://" in setting:
+            value = {"kind": "address", "scheduler": setting}
+        elif setting in KINDS:
+            value = {"kind": setting}
+        else:
+            where, value = setting, _file(setting)
+    if not isinstance(value, dict):
+        raise RecipeError(f"{where}: a cluster is a mapping", f"begin with kind: {', '.join(KINDS)}")
+    told = {"workers": workers, "memory_mib": memory_mib, "tls": tls}
+    fields = _fields(value.get("kind"))
+    value = value | {name: given for name, given in told.items() if given is not None and name in fields}
+    if tls is not None and "tls" not in fields:
+        raise RecipeError("--tls: only a scheduler at an address takes certificates", "name it: --scheduler tls://...")
+    try:
+        return CLUSTER.validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"][1:]) or "kind"
+        raise RecipeError(
+            f"{where}: {place}: {first['msg'].removeprefix('Value error, ')}",
+            f"kinds are {', '.join(KINDS)}; README's 'Schedule it on a cluster' lists their settings",
+        ) from error
+
+
+def _fields(kind: Any) -> set[str]:
+    models = {"local": Local, "address": Address, "slurm": Slurm, "kubernetes": Kubernetes}
+    return set(models[kind].model_fields) if kind in models else set()
+
+
+def _file(name: str) -> Any:
+    try:
+        return yaml.safe_load(Path(name).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(
+            f"--cluster {name}: no such kind or file", f"give {', '.join(KINDS)}, tcp://host:port, or a YAML file"
+        ) from error
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{name}: not YAML: {error}", "mend the file") from error
+
+
 @dataclass
 class LazyCluster:
     """An executor that starts its cluster when there is work, so that a run with nothing to do is quick."""
 
-    workers: int
-    scheduler: str | None
-    memory: int | None
+    cluster: Cluster
     stack: contextlib.ExitStack
     started: "DaskExecutor | None" = field(default=None)
 
     def _start(self) -> "DaskExecutor":
         if self.started is None or self.started.lost:
-            from tasks.fanout import local_executor, remote_executor  # Dask takes a second
-
-            manager = remote_executor(self.scheduler) if self.scheduler else local_executor(self.workers, self.memory)
-            self.started = self.stack.enter_context(manager)
+            self.started = self.stack.enter_context(_started(self.cluster))
         return self.started
 
     @property
@@ -41,21 +111,26 @@ class LazyCluster:
             yield from self._start().run(root, items)
 
 
-@contextlib.contextmanager
-def executor(workers: int, scheduler: str | None, memory: int | None) -> Generator[InProcess | LazyCluster]:
-    """The executor for a run; what it started is ended with the block.
+def _started(cluster: Cluster) -> "contextlib.AbstractContextManager[DaskExecutor]":
+    from tasks.fanout import kubernetes_executor, local_executor, remote_executor, slurm_executor  # Dask takes a second
 
-    Parameters
-    ----------
-    workers
-        Local worker processes; 0 runs everything in this process, without Dask.
-    scheduler
-        Address of a Dask scheduler that is already there; `workers` is then not used.
-    memory
-        Bytes for each local worker.
-    """
-    if workers == 0 and scheduler is None:
+    match cluster:
+        case Local():
+            memory = None if cluster.memory_mib is None else cluster.memory_mib << 20
+            return local_executor(cluster.workers, memory)
+        case Address():
+            return remote_executor(cluster.scheduler, tls=cluster.tls)
+        case Slurm():
+            return slurm_executor(cluster)
+        case Kubernetes():
+            return kubernetes_executor(cluster)
+
+
+@contextlib.contextmanager
+def executor(cluster: Cluster) -> Generator[InProcess | LazyCluster]:
+    """The executor for a run; what it started is ended with the block."""
+    if isinstance(cluster, Local) and cluster.workers == 0:
         yield InProcess()
         return
     with contextlib.ExitStack() as stack:
-        yield LazyCluster(workers, scheduler, memory, stack)
+        yield LazyCluster(cluster, stack)

@@ -11,13 +11,14 @@ from typing import Any
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.cluster import executor
+from flows.cluster import cluster_of, executor
 from flows.progress import Lines
 from flows.recipes import DEMO, check_recipe, load_recipe
 from flows.records import Recorded, failure_of, journal_of, note_failure, record_result
 from flows.server import TEMPORARY
 from flows.stages import SCREENING_ONLY, Stage, rebalancing_stages, stages_of
 from flows.stores import staging
+from schemas.cluster import Cluster
 from schemas.errors import WorkerError
 from schemas.recipe import Recipe
 from tasks.build import Build, Progress, release
@@ -35,9 +36,11 @@ def build_dataset(
     recipe: str | dict[str, Any],
     output: str,
     base: str | None = None,
-    workers: int = 1,
+    workers: int | None = None,
     scheduler: str | None = None,
     memory_mib: int | None = None,
+    cluster: str | dict[str, Any] | None = None,
+    tls: str | None = None,
     cache: str | None = None,
 ) -> dict[str, Any]:
     """Run a recipe and commit the dataset it describes.
@@ -50,8 +53,11 @@ def build_dataset(
         Folder of the dataset; or its URL in an object store, where it is pushed when it is made.
     base
         Folder that relative paths in the recipe start from; by default the recipe's own.
-    workers, scheduler, memory_mib
-        Local Dask workers, or the address of a Dask scheduler; memory of each local worker.
+    workers, scheduler, memory_mib, tls
+        Shortcuts: Dask workers, or the address of a Dask scheduler and its certificates; memory of each worker.
+    cluster
+        Where the work runs (`schemas.cluster`): a kind, an address, a YAML file, or its content. Default: one worker
+        here.
     cache
         Folder of downloaded archives.
 
@@ -60,8 +66,9 @@ def build_dataset(
     dict
         `digest`, `root`, `changed`, `computed` (items that were run) and `notes`.
     """
+    where = _where(cluster, workers, scheduler, memory_mib, tls)
     checked, folder = _checked(recipe, base)
-    return _made(checked, folder, stages_of(checked), output, workers, scheduler, memory_mib, cache)
+    return _made(checked, folder, stages_of(checked), output, where, cache)
 
 
 @flow(name="screen-table", persist_result=False, validate_parameters=False, on_failure=[note_failure])
@@ -69,9 +76,11 @@ def screen_table(
     recipe: str | dict[str, Any],
     output: str,
     base: str | None = None,
-    workers: int = 1,
+    workers: int | None = None,
     scheduler: str | None = None,
     memory_mib: int | None = None,
+    cluster: str | dict[str, Any] | None = None,
+    tls: str | None = None,
 ) -> dict[str, Any]:
     """Screen the features of a table against an outcome, and nothing else.
 
@@ -80,7 +89,7 @@ def screen_table(
     recipe
         Path of a recipe (such as `binmill screen` leaves in its folder), or its content; its source is a table, and
         `label_column` the outcome.
-    output, base, workers, scheduler, memory_mib
+    output, base, workers, scheduler, memory_mib, cluster, tls
         As for `build_dataset`.
 
     Returns
@@ -88,7 +97,8 @@ def screen_table(
     dict
         As of `build_dataset`.
     """
-    return _made(*_checked(recipe, base), SCREENING_ONLY, output, workers, scheduler, memory_mib, None)
+    where = _where(cluster, workers, scheduler, memory_mib, tls)
+    return _made(*_checked(recipe, base), SCREENING_ONLY, output, where, None)
 
 
 @flow(name="rebalance-table", persist_result=False, validate_parameters=False, on_failure=[note_failure])
@@ -96,9 +106,11 @@ def rebalance_table(
     recipe: str | dict[str, Any],
     output: str,
     base: str | None = None,
-    workers: int = 1,
+    workers: int | None = None,
     scheduler: str | None = None,
     memory_mib: int | None = None,
+    cluster: str | dict[str, Any] | None = None,
+    tls: str | None = None,
 ) -> dict[str, Any]:
     """Rebalance the classes of a table of training rows, and nothing else.
 
@@ -107,7 +119,7 @@ def rebalance_table(
     recipe
         Path of a recipe (such as `binmill rebalance` leaves in its folder), or its content; its source is a table, and
         `label_column` the class.
-    output, base, workers, scheduler, memory_mib
+    output, base, workers, scheduler, memory_mib, cluster, tls
         As for `build_dataset`.
 
     Returns
@@ -115,8 +127,9 @@ def rebalance_table(
     dict
         As of `build_dataset`.
     """
+    where = _where(cluster, workers, scheduler, memory_mib, tls)
     checked, folder = _checked(recipe, base)
-    return _made(checked, folder, rebalancing_stages(checked), output, workers, scheduler, memory_mib, None)
+    return _made(checked, folder, rebalancing_stages(checked), output, where, None)
 
 
 def _checked(recipe: str | dict[str, Any], base: str | None) -> tuple[Recipe, str | None]:
@@ -128,22 +141,32 @@ def _checked(recipe: str | dict[str, Any], base: str | None) -> tuple[Recipe, st
     return check_recipe(recipe, "recipe"), base
 
 
+def _where(
+    cluster: str | dict[str, Any] | None,
+    workers: int | None,
+    scheduler: str | None,
+    memory_mib: int | None,
+    tls: str | None,
+) -> Cluster:
+    """Where a flow's work runs: without a word, on one worker of this machine."""
+    if cluster is None and workers is None:
+        workers = 1
+    return cluster_of(cluster, workers=workers, scheduler=scheduler, memory_mib=memory_mib, tls=tls)
+
+
 def _made(
     recipe: Recipe,
     base: str | None,
     stages: Sequence[Stage],
     output: str,
-    workers: int,
-    scheduler: str | None,
-    memory_mib: int | None,
+    cluster: Cluster,
     cache: str | None,
 ) -> dict[str, Any]:
     """Run stages over a recipe, each as a Prefect task, and commit what they made."""
     started = datetime.datetime.now(datetime.UTC)
     kept = default_cache() if cache is None else Path(cache)
-    memory = None if memory_mib is None else memory_mib * 2**20
     progress = PROGRESS.get(None) or Lines(get_run_logger().info)
-    with staging(output, kept, journal_of) as (place, journal), executor(workers, scheduler, memory) as where:
+    with staging(output, kept, journal_of) as (place, journal), executor(cluster) as where:
         build = Build(
             recipe=recipe,
             base=Path(base or "."),
@@ -160,7 +183,7 @@ def _made(
             "started": started.isoformat(timespec="seconds"),
             "finished": finished.isoformat(timespec="seconds"),
             "seconds": round((finished - started).total_seconds(), 3),
-            "workers": scheduler or workers,
+            "cluster": cluster.model_dump(mode="json", exclude_none=True),
             "binmill": release(),
             "tree": source_tree(),
             "notes": build.notes,

@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import logging
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Generator, Iterator, Sequence
@@ -20,7 +21,9 @@ from typing import Any
 import dask.config
 from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
 from distributed.comm.core import CommClosedError
+from distributed.security import Security
 
+from schemas.cluster import Kubernetes, Slurm, dask_cluster
 from schemas.errors import BinmillError, WorkerError
 from tasks.items import Item, Receipt, perform
 
@@ -29,6 +32,9 @@ LOST = (asyncio.CancelledError, concurrent.futures.CancelledError, CommClosedErr
 
 WINDOW_PER_WORKER = 3
 """Items in flight for each worker: one that runs and two that wait, so that no worker idles."""
+
+QUEUE_WAIT_S = 600.0
+"""For the first of a cluster's workers: jobs and pods wait in queues."""
 
 SETTINGS = {
     # A cluster that loses its workers says so; it does not hang (measured, see the design notes).
@@ -184,6 +190,8 @@ def local_executor(workers: int, memory_limit: int | None = None) -> Generator[D
                 threads_per_worker=1,
                 processes=True,
                 host="127.0.0.1",
+                protocol="tls",  # loopback is open to everybody on this machine, and who reaches a scheduler runs code
+                security=Security.temporary(),
                 dashboard_address=None,  # pyright: ignore[reportArgumentType] # None is "no dashboard"
                 # Dask serves its health over HTTP in any case: here, on a port that is free.
                 scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
@@ -230,9 +238,130 @@ def _without_interrupts() -> Generator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def credentials(folder: str | None) -> Security | None:
+    """Certificates for a scheduler at tls://: ca.pem, cert.pem and key.pem in a folder.
+
+    Raises
+    ------
+    WorkerError
+        One of them is not there.
+    """
+    if folder is None:
+        return None
+    places = {name: Path(folder) / f"{name}.pem" for name in ("ca", "cert", "key")}
+    for place in places.values():
+        if not place.is_file():
+            raise WorkerError(
+                f"--tls {folder}: {place.name} is not there",
+                "name a folder with ca.pem, cert.pem and key.pem: those that scheduler and workers were started with",
+            )
+    roles, kinds = ("client", "scheduler", "worker"), ("cert", "key")
+    ends: dict[str, Any] = {f"tls_{role}_{kind}": str(places[kind]) for role in roles for kind in kinds}
+    return Security(tls_ca_file=str(places["ca"]), require_encryption=True, **ends)
+
+
 @contextlib.contextmanager
-def remote_executor(address: str, timeout_s: float = 30) -> Generator[DaskExecutor]:
-    """The cluster whose scheduler listens at `address` (`tcp://host:port`).
+def slurm_executor(cluster: Slurm) -> Generator[DaskExecutor]:
+    """A scheduler in this process and workers as SLURM's jobs, all behind TLS; ended with the block.
+
+    Raises
+    ------
+    WorkerError
+        dask-jobqueue or SLURM is not installed, or no job starts in time.
+    """
+    with dask.config.set(SETTINGS), _quiet():
+        there = slurm_cluster(cluster)
+        try:
+            there.scale(jobs=cluster.workers)
+            with Client(there, set_as_default=False) as client:
+                _wait_for_workers(client, "--cluster slurm", "squeue says why jobs wait", QUEUE_WAIT_S)
+                yield DaskExecutor(client)
+        finally:
+            there.close()
+
+
+def slurm_cluster(cluster: Slurm) -> Any:
+    """dask-jobqueue's cluster of a setting; its `job_script()` is what is submitted.
+
+    Raises
+    ------
+    WorkerError
+        dask-jobqueue is not installed.
+    """
+    try:
+        from dask_jobqueue.slurm import SLURMCluster
+    except ImportError as error:
+        raise WorkerError("--cluster slurm: dask-jobqueue is not installed", "pip install 'binmill[slurm]'") from error
+    root = str(Path(__file__).parent.parent)
+    return SLURMCluster(
+        cores=1,
+        processes=1,
+        memory=f"{cluster.memory_mib} MiB",
+        walltime=cluster.walltime,
+        queue=cluster.partition,
+        account=cluster.account,
+        interface=cluster.interface,
+        python=cluster.python or sys.executable,
+        log_directory=cluster.log_directory,
+        job_extra_directives=list(cluster.directives),
+        job_script_prologue=[
+            *cluster.prologue,
+            f"export PYTHONPATH={shlex.quote(root)}${{PYTHONPATH:+:$PYTHONPATH}}",
+            *(f"export {name}=1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")),
+        ],
+        worker_extra_args=["--no-dashboard"],
+        scheduler_options={"dashboard_address": "127.0.0.1:0"},
+        protocol="tls://",
+        security=Security.temporary(),
+        shared_temp_directory=cluster.log_directory or str(Path.cwd()),
+    )
+
+
+@contextlib.contextmanager
+def kubernetes_executor(cluster: Kubernetes) -> Generator[DaskExecutor]:
+    """The Dask operator's cluster of a setting, made for the block and removed with it.
+
+    Raises
+    ------
+    WorkerError
+        dask-kubernetes is not installed, or no Kubernetes with the operator is in reach.
+    """
+    try:
+        from dask_kubernetes.operator import KubeCluster
+    except ImportError as error:
+        raise WorkerError(
+            "--cluster kubernetes: dask-kubernetes is not installed",
+            "pip install dask-kubernetes 'binmill[kubernetes]'",
+        ) from error
+    with dask.config.set(SETTINGS), _quiet():
+        try:
+            there: Any = KubeCluster(
+                custom_cluster_spec=dask_cluster(cluster), namespace=cluster.namespace, quiet=True, resource_timeout=120
+            )
+        except Exception as error:  # kr8s, httpx and the operator each have their own
+            said = str(error).splitlines() or [type(error).__name__]
+            raise WorkerError(
+                f"--cluster kubernetes: no cluster in reach: {said[0]}",
+                "check kubectl (KUBECONFIG), and that the Dask operator is installed in the cluster",
+            ) from error
+        try:
+            with Client(there, set_as_default=False) as client:
+                _wait_for_workers(client, "--cluster kubernetes", "kubectl get pods says why they wait", QUEUE_WAIT_S)
+                yield DaskExecutor(client)
+        finally:
+            there.close()
+
+
+def _wait_for_workers(client: Client, what: str, remedy: str, timeout_s: float) -> None:
+    try:
+        client.wait_for_workers(1, timeout=timeout_s)
+    except TimeoutError as error:
+        raise WorkerError(f"{what}: no worker started within {timeout_s:.0f} s", remedy) from error
+
+
+@contextlib.contextmanager
+def remote_executor(address: str, timeout_s: float = 30, tls: str | None = None) -> Generator[DaskExecutor]:
+    """The cluster whose scheduler listens at `address` (`tcp://host:port`, or `tls://` with a folder of certificates).
 
     Raises
     ------
@@ -240,10 +369,15 @@ def remote_executor(address: str, timeout_s: float = 30) -> Generator[DaskExecut
         No scheduler answers there, no worker is connected, or its Python differs from ours.
     """
     try:
-        client = Client(address, timeout=timeout_s, set_as_default=False)
-    except (OSError, TimeoutError, ValueError) as error:
+        client = Client(address, timeout=timeout_s, set_as_default=False, security=credentials(tls))
+    except (OSError, TimeoutError, TypeError, ValueError) as error:
+        if address.startswith("tls:") and tls is None:
+            raise WorkerError(
+                f"--scheduler {address}: certificates are needed for tls://",
+                "name their folder: --tls DIRECTORY (ca.pem, cert.pem, key.pem)",
+            ) from error
         raise WorkerError(
-            f"--scheduler {address}: no Dask scheduler answers: {error}",
+            f"--scheduler {address}: no Dask scheduler answers{' who takes our certificate' if tls else ''}: {error}",
             "start one with 'dask scheduler' and workers with 'dask worker ADDRESS --nthreads 1'",
         ) from error
     with dask.config.set(SETTINGS), _quiet(), client:

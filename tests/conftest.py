@@ -8,7 +8,7 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +150,24 @@ def stop(process: "subprocess.Popen[Any]") -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+@contextlib.contextmanager
+def dask_scheduler(address: str, *options: str) -> Generator[list["subprocess.Popen[bytes]"]]:
+    """A Dask scheduler with two workers, processes of their own, the scheduler first."""
+    log = subprocess.DEVNULL
+    command = [sys.executable, "-W", "ignore", "-m", "distributed.cli.dask_scheduler", "--host", address,
+               "--dashboard-address", "127.0.0.1:0", *options]  # fmt: skip
+    processes = [subprocess.Popen(command, stdout=log, stderr=log)]
+    try:
+        for _ in range(2):
+            command = [sys.executable, "-W", "ignore", "-m", "distributed.cli.dask_worker", address, "--nthreads", "1",
+                       "--no-dashboard", "--death-timeout", "30", "--host", "127.0.0.1", *options]  # fmt: skip
+            processes.append(subprocess.Popen(command, stdout=log, stderr=log))
+        yield processes
+    finally:
+        for process in reversed(processes):
+            stop(process)
 
 
 @pytest.fixture(scope="session")

@@ -50,13 +50,28 @@ Output = Annotated[
     ),
 ]
 Workers = Annotated[
-    int,
-    typer.Option("--workers", "-w", min=0, help="Local Dask workers; 0 runs all in this process, without Dask."),
-]
+    int | None,
+    typer.Option(
+        "--workers", "-w", min=0, help="Dask workers; 0 runs all in this process, without Dask. Default: one, here.",
+        show_default=False,
+    ),
+]  # fmt: skip
 Scheduler = Annotated[
-    str | None, typer.Option(help="Address of a running Dask scheduler (tcp://host:port) to use instead.")
+    str | None, typer.Option(help="Address of a running Dask scheduler (tcp://host:port, tls://...) to use instead.")
 ]
-Memory = Annotated[int | None, typer.Option("--memory", min=256, help="Memory of each local worker, in MiB.")]
+Where = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        metavar="KIND|ADDRESS|FILE",
+        help="Where the work runs: local, slurm, kubernetes, a scheduler's address, or a YAML file with settings.",
+    ),
+]
+Tls = Annotated[
+    str | None,
+    typer.Option("--tls", metavar="DIR", help="Certificates for a scheduler at tls://: ca.pem, cert.pem, key.pem."),
+]
+Memory = Annotated[int | None, typer.Option("--memory", min=256, help="Memory of each worker, in MiB.")]
 Cache = Annotated[Path | None, typer.Option("--cache", help="Folder of downloaded archives.", envvar="BINMILL_CACHE")]
 
 

@@ -16,6 +16,8 @@ from flows.cli.app import (
     Output,
     RecipeArgument,
     Scheduler,
+    Tls,
+    Where,
     Workers,
     app,
     err,
@@ -32,8 +34,10 @@ PANEL = "Make datasets"
 def run(
     recipe: RecipeArgument,
     output: Output = None,
-    workers: Workers = 1,
+    workers: Workers = None,
     scheduler: Scheduler = None,
+    cluster: Where = None,
+    tls: Tls = None,
     memory: Memory = None,
     cache: Cache = None,
     as_json: JSON = False,
@@ -50,15 +54,17 @@ def run(
         checked.model_dump(mode="json"),
         recipe.resolve().parent,
         output or checked.name,
-        workers, scheduler, memory, cache, as_json,
+        (workers, scheduler, memory, cluster, tls), cache, as_json,
     )  # fmt: skip
 
 
 @app.command(rich_help_panel=PANEL)
 def demo(
     output: Annotated[str, typer.Option("--output", "-o", help="Folder of the dataset, or URL.")] = "build/demo",
-    workers: Workers = 2,
+    workers: Workers = None,
     scheduler: Scheduler = None,
+    cluster: Where = None,
+    tls: Tls = None,
     memory: Memory = None,
     cache: Cache = None,
     print_recipe: Annotated[bool, typer.Option(help="Only print the demo's recipe, to start your own from.")] = False,
@@ -74,7 +80,9 @@ def demo(
         sys.stdout.write(DEMO.read_text(encoding="utf-8"))
         return
     recipe = load_recipe(DEMO).model_dump(mode="json")
-    _build(recipe, DEMO.parent, output, workers, scheduler, memory, cache, as_json)
+    if workers is None and cluster is None and scheduler is None:
+        workers = 2
+    _build(recipe, DEMO.parent, output, (workers, scheduler, memory, cluster, tls), cache, as_json)
 
 
 def _import_flows() -> None:
@@ -85,9 +93,7 @@ def _build(
     recipe: dict[str, Any],
     base: Path,
     output: str,
-    workers: int,
-    scheduler: str | None,
-    memory: int | None,
+    where: tuple[int | None, str | None, int | None, str | None, str | None],
     cache: Path | None,
     as_json: bool,
     *,
@@ -110,7 +116,7 @@ def _build(
             token = PROGRESS.set(progress)
             common: dict[str, Any] = {
                 "recipe": recipe, "base": str(base), "output": output,
-                "workers": workers, "scheduler": scheduler, "memory_mib": memory,
+                **dict(zip(("workers", "scheduler", "memory_mib", "cluster", "tls"), where, strict=True)),
             }  # fmt: skip
             try:
                 if only is not None:
@@ -169,8 +175,10 @@ def screen(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of all randomness.")] = 0,
-    workers: Workers = 1,
+    workers: Workers = None,
     scheduler: Scheduler = None,
+    cluster: Where = None,
+    tls: Tls = None,
     memory: Memory = None,
     as_json: JSON = False,
 ) -> None:
@@ -187,7 +195,9 @@ def screen(
     }  # fmt: skip
     recipe = table_recipe(table, outcome, "screening", given, option or [], exclude or [], only or [], seed)
     where = output or f"{recipe['name']}-screened"
-    _build(recipe, table.absolute().parent, where, workers, scheduler, memory, None, as_json, only="screen")
+    _build(
+        recipe, table.absolute().parent, where, (workers, scheduler, memory, cluster, tls), None, as_json, only="screen"
+    )
 
 
 @app.command(rich_help_panel=PANEL)
@@ -242,8 +252,10 @@ def rebalance(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of all randomness.")] = 0,
-    workers: Workers = 1,
+    workers: Workers = None,
     scheduler: Scheduler = None,
+    cluster: Where = None,
+    tls: Tls = None,
     memory: Memory = None,
     as_json: JSON = False,
 ) -> None:
@@ -264,7 +276,15 @@ def rebalance(
     }  # fmt: skip
     recipe = table_recipe(table, label, "rebalancing", given, option or [], exclude or [], only or [], seed)
     where = output or f"{recipe['name']}-rebalanced"
-    _build(recipe, table.absolute().parent, where, workers, scheduler, memory, None, as_json, only="rebalance")
+    _build(
+        recipe,
+        table.absolute().parent,
+        where,
+        (workers, scheduler, memory, cluster, tls),
+        None,
+        as_json,
+        only="rebalance",
+    )
 
 
 @app.command(rich_help_panel=PANEL)
@@ -297,8 +317,10 @@ def index(
         bool, typer.Option("--rescoring", help="Keep int8 vectors, to look closer at the nearest codes.")
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of all randomness.")] = 0,
-    workers: Workers = 1,
+    workers: Workers = None,
     scheduler: Scheduler = None,
+    cluster: Where = None,
+    tls: Tls = None,
     memory: Memory = None,
     as_json: JSON = False,
 ) -> None:
@@ -314,7 +336,7 @@ def index(
     settings = {key: value for key, value in given.items() if value is not None}
     recipe = index_recipe(vectors, output, settings, column or (), id_column, seed, encoder=encoder, append=append)
     output.mkdir(parents=True, exist_ok=True)
-    _build(recipe, output.absolute(), str(output), workers, scheduler, memory, None, as_json)
+    _build(recipe, output.absolute(), str(output), (workers, scheduler, memory, cluster, tls), None, as_json)
 
 
 @app.command(rich_help_panel=PANEL)

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import yaml
 from tasks.query.dataset import open_dataset
 from tasks.query.verify import verify
 from tasks.shards import Shard, is_right
-from tests.conftest import Mill, free_port, recipe_of, stop
+from tests.conftest import Mill, dask_scheduler, free_port, recipe_of
 
 MOMENTS = 40
 VICTIMS = ("worker", "scheduler", "flow", "server")
@@ -36,7 +35,7 @@ def cases(corpus: Path, small: Path, mill: Mill, tmp_path_factory: pytest.TempPa
     (root / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     shutil.copytree(small, root / "done")
     digest = mill(recipe, root / "done").digest
-    files = {p for p in (root / "done").rglob("*.parquet") if not (small / p.relative_to(root / "done")).exists()}
+    files = {p.name for p in (root / "done").rglob("*.parquet")} - {p.name for p in small.rglob("*.parquet")}
     return {"recipe": root / "recipe.yaml", "before": small, "digest": digest, "files": len(files)}
 
 
@@ -47,24 +46,6 @@ def lies(root: Path) -> list[str]:
     except Exception as error:
         return [str(error)]
     return [s.path for s in manifest.shards() if not is_right(root, Shard(s.path, s.sha256, s.size, s.rows))]
-
-
-@contextlib.contextmanager
-def scheduler(address: str) -> Generator[list["subprocess.Popen[bytes]"]]:
-    """A Dask scheduler with two workers, processes of their own, the scheduler first."""
-    log = subprocess.DEVNULL
-    command = [sys.executable, "-W", "ignore", "-m", "distributed.cli.dask_scheduler", "--host", address,
-               "--dashboard-address", "127.0.0.1:0"]  # fmt: skip
-    processes = [subprocess.Popen(command, stdout=log, stderr=log)]
-    try:
-        for _ in range(2):
-            command = [sys.executable, "-W", "ignore", "-m", "distributed.cli.dask_worker", address, "--nthreads", "1",
-                       "--no-dashboard", "--death-timeout", "30", "--host", "127.0.0.1"]  # fmt: skip
-            processes.append(subprocess.Popen(command, stdout=log, stderr=log))
-        yield processes
-    finally:
-        for process in reversed(processes):
-            stop(process)
 
 
 def victim_of(what: str, process: "subprocess.Popen[str]") -> psutil.Process | None:
@@ -110,7 +91,7 @@ def test_a_kill_at_any_moment_costs_only_time(
         options, processes = ["--workers", "2"], list["subprocess.Popen[bytes]"]()
         address = f"tcp://127.0.0.1:{free_port()}"
         if what == "scheduler":
-            processes = stack.enter_context(scheduler(address))
+            processes = stack.enter_context(dask_scheduler(address))
             options = ["--scheduler", address]
         if what == "server" or (what == "scheduler" and not started_anew):
             monkeypatch.delenv("PREFECT_API_URL")  # with a server that stays, stages are tried again after pauses
@@ -129,7 +110,7 @@ def test_a_kill_at_any_moment_costs_only_time(
             time.sleep(0.01)
         if killed and started_anew:
             processes[0].wait()
-            stack.enter_context(scheduler(address))
+            stack.enter_context(dask_scheduler(address))
         said, wrong = process.communicate(timeout=240)
     assert killed, f"the run was over before {what} could be killed\n{said}\n{wrong}"
     assert lies(output) == []  # the old manifest, or the new one: what it lists is there

@@ -21,7 +21,7 @@ from tasks.query.dataset import open_dataset
 from tasks.query.sql import query
 from tasks.query.trace import resolve_id, trace
 from tasks.query.verify import verify
-from tests.conftest import Mill, recipe_of
+from tests.conftest import Mill, dask_scheduler, free_port, recipe_of
 
 
 def problems(root: Path) -> list[str]:
@@ -81,7 +81,8 @@ def test_dask_workers_give_the_same_bytes(small: Path, corpus: Path, mill: Mill,
 def test_a_scheduler_that_is_already_there_gives_the_same_bytes(
     small: Path, corpus: Path, mill: Mill, tmp_path: Path
 ) -> None:
-    with local_executor(2) as there, remote_executor(there.address) as executor:
+    address = f"tcp://127.0.0.1:{free_port()}"
+    with dask_scheduler(address), remote_executor(address) as executor:
         assert executor.memory_limit
         found = mill(recipe_of(corpus), tmp_path / "remote", executor)
     assert found.digest == open_dataset(small).manifest.digest
