@@ -14,13 +14,15 @@ from typing import Any
 import jinja2
 import numpy as np
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from schemas.recipe import Recipe
 from tasks.publish.card import CODES_PLOT, KINDS, NOTES, PLOT, queries
 
 PAGE = "report.html"
 MOST_SOURCES = 200
-MOST_FAILURES = 100
+MOST_LINES = 100
+"""Lines of any other table; the page says how many more there are."""
 LONGEST = 400
 """Characters of one text."""
 MOST_PLOT = 500_000
@@ -34,6 +36,7 @@ LAYERS = (
     ("screening",),
     ("train", "validation", "test"),
     ("codes",),
+    ("train_dropped", "voters", "borders"),
 )
 """The tables from above: what a row is made of stands over it."""
 EDGES = (
@@ -52,6 +55,9 @@ EDGES = (
     ("train", "codes"),
     ("validation", "codes"),
     ("test", "codes"),
+    ("train", "train_dropped"),
+    ("train", "voters"),
+    ("codes", "borders"),
     ("sources", "codes"),
     ("sources", "screening"),
     ("sources", "train"),
@@ -98,12 +104,13 @@ def page(
         "To cite": about.citation.strip(),
     }
     balance = _balance(summary["balance"])
+    listed = sources[:MOST_SOURCES]
     real = sum(sum(labels.values()) for labels in summary["balance"]["before"].values())
     numbers = {
         "files": rows.get("binaries", 0),
         "sources": rows.get("sources", 0),
         "labelled rows": real,
-        "synthetic rows": max(0, sum(b["after"] - b["before"] for b in balance)),
+        "rows to train on": rows.get("train", 0),
         "features screened": summary["features"].get("screened", 0),
         "features selected": summary["features"].get("selected", 0),
         "rows with codes": rows.get("codes", 0),
@@ -119,12 +126,13 @@ def page(
         lineage=lineage(rows, stages),
         fitted=fitted,
         files=summary["files"],
-        sources={"rows": sources[:MOST_SOURCES], "more": max(0, len(sources) - MOST_SOURCES)},
-        licences=dict(itertools.islice(summary["licences"].items(), 40)),
+        sources={"rows": listed, "more": max(rows.get("sources", 0), len(sources)) - len(listed)},
+        licences=summary["licences"],
         excluded=summary["excluded"],
+        most=MOST_LINES,
         inputs=summary["inputs"],
         failed=summary["failed"],
-        failures=summary["failures"][:MOST_FAILURES],
+        failures=summary["failures"],
         balance=balance,
         duplicates=_duplicates(summary["duplicates"]),
         features=_features(summary["top_features"]),
@@ -194,7 +202,7 @@ def _line(above: Mapping[str, Any], below: Mapping[str, Any]) -> tuple[float, fl
 
 
 def _balance(balance: Mapping[str, Mapping[str, Mapping[str, int]]]) -> list[dict[str, Any]]:
-    """A line for each split and label; widths in percent, of the largest and of the line's own."""
+    """A line for each split and label; widths in percent of the largest count."""
     lines: list[dict[str, Any]] = [
         {"split": split, "label": label, "before": balance["before"][split].get(label, 0), "after": count}
         for split, labels in balance["after"].items()
@@ -202,9 +210,7 @@ def _balance(balance: Mapping[str, Mapping[str, Mapping[str, int]]]) -> list[dic
     ]
     largest = max((max(line["before"], line["after"]) for line in lines), default=1) or 1
     for line in lines:
-        more = max(line["before"], line["after"]) or 1
-        line["width"] = round(100 * line["after"] / largest, 1)
-        line["real"] = round(100 * min(line["before"], line["after"]) / more, 1)
+        line["width"] = {which: round(100 * line[which] / largest, 1) for which in ("before", "after")}
     return lines
 
 
@@ -217,10 +223,10 @@ def _duplicates(found: Mapping[str, Any]) -> dict[str, Any] | None:
     return {
         "samples": found["samples"],
         "largest_group": found["largest_group"],
-        "clusters": [{"kind": KINDS.get(kind, kind), **counts} for kind, counts in found["clusters"].items()],
+        "clusters": [{"kind": _kind(kind), **counts} for kind, counts in found["clusters"].items()],
         "leakage": [
             {
-                "kind": KINDS.get(kind, kind),
+                "kind": _kind(kind),
                 "limit": "" if limit is None else f"{limit:g}",
                 "rows": [line["rows"] for line in columns],
                 "kept_whole": columns[0]["kept_whole"],
@@ -228,6 +234,10 @@ def _duplicates(found: Mapping[str, Any]) -> dict[str, Any] | None:
             for (kind, limit), columns in lines.items()
         ],
     }
+
+
+def _kind(kind: str) -> str:
+    return KINDS.get(kind, kind).replace("`", "")
 
 
 def _features(top: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -244,21 +254,25 @@ def _features(top: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def agreement(scores: Mapping[str, Sequence[float | None]]) -> list[dict[str, Any]]:
     """Spearman's rank correlation of each two estimators, over the features that both measured (three at least)."""
-    from scipy.stats import rankdata  # takes a second to import
-
     columns = {name: np.array([np.nan if v is None else v for v in values]) for name, values in scores.items()}
     found: list[dict[str, Any]] = []
     for (first, x), (second, y) in itertools.combinations(columns.items(), 2):
         both = np.isfinite(x) & np.isfinite(y)
         if both.sum() < 3:
             continue
-        a, b = (rankdata(column[both]) for column in (x, y))
+        a, b = (_ranks(column[both]) for column in (x, y))
         a, b = a - a.mean(), b - b.mean()
         scale = float(np.sqrt((a * a).sum() * (b * b).sum()))
         if scale > 0:
             correlation = float((a * b).sum()) / scale
             found.append({"first": first, "second": second, "correlation": correlation, "features": int(both.sum())})
     return found
+
+
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    # Equal values share the mean of their places. (SciPy's takes most of a second to import, at each run.)
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(count) - (count - 1) / 2)[place]
 
 
 def _plots(plots: Mapping[str, bytes]) -> dict[str, Markup]:

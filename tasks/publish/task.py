@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -15,7 +15,7 @@ from tasks.build import Build, code_digest, libraries
 from tasks.order import commitment, order_key, training_ids, training_order
 from tasks.publish.card import CODES_PLOT, PLOT, card
 from tasks.publish.croissant import CROISSANT, croissant
-from tasks.publish.page import PAGE, page
+from tasks.publish.page import MOST_SOURCES, PAGE, page
 from tasks.publish.summary import excluded, failures, summarise
 from tasks.shards import Shard, read_shard, replace_atomically, sha256_file, sweep, writing
 from tasks.versions import SHORT, keep, prune
@@ -172,10 +172,19 @@ def _page(
         {name: sum(shard.rows for shard in shards) for name, shards in tables.items()},
         {name: f"{stage} · code {code_digest(stage)[:8]}" for name, stage in stage_of.items()},
         fitted=sorted(fitted),
-        sources=[row for shard in build.shards("ingest.assign", "sources") for row in _rows(build, shard)],
+        sources=_first_sources(build, tables.get("sources", ())),
         scores={name.removeprefix("mi_"): screening[0].column(name).to_pylist() for name in ESTIMATES if screening},
         plots=beside,
     )
+
+
+def _first_sources(build: Build, shards: Iterable[ShardEntry]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for shard in shards:
+        found += read_shard(build.root, shard.path).slice(0, MOST_SOURCES - len(found)).to_pylist()
+        if len(found) == MOST_SOURCES:
+            break
+    return found
 
 
 def _order(

@@ -130,6 +130,29 @@ def test_many_sources_are_counted_not_listed(small: Path) -> None:
     assert len(text) < 1_000_000
 
 
+def test_whatever_there_is_much_of_is_counted_not_listed(small: Path) -> None:
+    many = {f"many {n:05}": 1 for n in range(20_000)}
+    text = made(
+        small,
+        summary={
+            "licences": many,
+            "excluded": [{"reason": name, "sources": 1, "files": 1} for name in many],
+            "failures": [{"stage": "label", "reason": name, "count": 1, "example": name} for name in many],
+            "balance": {which: {"train": many, "validation": {}, "test": {}} for which in ("before", "after")},
+        },
+        sources=[dict.fromkeys(("name", "version", "licence", "filename", "archive_sha256", "reason"))
+                 | {"status": "ok"}],
+    )  # fmt: skip
+    assert text.count("19,900 more stand in") == 4
+    assert len(text) < 200_000
+
+
+def test_every_table_is_in_the_lineage_of_what_rebalancing_made() -> None:
+    found = lineage({"train": 3, "train_dropped": 2, "voters": 1}, {})
+    assert {box["name"] for box in found["boxes"]} == {"train", "train_dropped", "voters"}
+    assert len(found["edges"]) == 2
+
+
 @pytest.mark.parametrize("tables", [{"screening": 9}, {"train": 9, "screening": 3}, {"codes": 9, "sources": 2}, {}])
 def test_sections_without_data_are_left_out(small: Path, tables: dict[str, int]) -> None:
     empty: dict[str, Any] = {
