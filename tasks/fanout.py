@@ -13,6 +13,7 @@ import os
 import shlex
 import signal
 import sys
+import tempfile
 from collections.abc import Generator, Iterator, Sequence
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -269,8 +270,17 @@ def slurm_executor(cluster: Slurm) -> Generator[DaskExecutor]:
     WorkerError
         dask-jobqueue or SLURM is not installed, or no job starts in time.
     """
-    with dask.config.set(SETTINGS), _quiet():
-        there = slurm_cluster(cluster)
+    shared = Path(cluster.log_directory or Path.cwd())
+    shared.mkdir(parents=True, exist_ok=True)
+    with (
+        dask.config.set(SETTINGS),
+        _quiet(),
+        tempfile.TemporaryDirectory(prefix=".binmill-tls-", dir=shared) as folder,  # for its owner only
+    ):
+        made = Security.temporary()
+        for name, text in (("ca", made.tls_ca_file), ("cert", made.tls_client_cert), ("key", made.tls_client_key)):
+            Path(folder, f"{name}.pem").write_text(str(text), encoding="ascii")
+        there = slurm_cluster(cluster, credentials(folder))
         try:
             there.scale(jobs=cluster.workers)
             with Client(there, set_as_default=False) as client:
@@ -280,8 +290,13 @@ def slurm_executor(cluster: Slurm) -> Generator[DaskExecutor]:
             there.close()
 
 
-def slurm_cluster(cluster: Slurm) -> Any:
+def slurm_cluster(cluster: Slurm, security: Security | None) -> Any:
     """dask-jobqueue's cluster of a setting; its `job_script()` is what is submitted.
+
+    Parameters
+    ----------
+    security
+        Certificates in files that the nodes can read.
 
     Raises
     ------
@@ -312,8 +327,7 @@ def slurm_cluster(cluster: Slurm) -> Any:
         worker_extra_args=["--no-dashboard"],
         scheduler_options={"dashboard_address": "127.0.0.1:0"},
         protocol="tls://",
-        security=Security.temporary(),
-        shared_temp_directory=cluster.log_directory or str(Path.cwd()),
+        security=security,
     )
 
 

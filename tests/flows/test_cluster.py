@@ -25,7 +25,7 @@ from kubernetes.client import models as kubernetes_models
 from flows.cluster import cluster_of
 from schemas.cluster import Address, Kubernetes, Local, Slurm, dask_cluster
 from schemas.errors import RecipeError, WorkerError
-from tasks.fanout import local_executor, remote_executor, slurm_cluster
+from tasks.fanout import credentials, local_executor, remote_executor, slurm_cluster
 from tasks.query.dataset import open_dataset
 from tests.conftest import Mill, dask_scheduler, free_port, recipe_of
 
@@ -150,7 +150,7 @@ def test_slurms_job_is_what_was_set(tmp_path: Path) -> None:
         workers=3, memory_mib=2048, walltime="1-00:30:00", partition="cpu", account="lab", directives=("--exclusive",),
         prologue=("module load gcc",), log_directory=str(tmp_path), python="/shared/bin/python",
     )  # fmt: skip
-    cluster = slurm_cluster(setting)
+    cluster = slurm_cluster(setting, credentials(str(certificates(tmp_path / "tls"))))
     try:
         script = cluster.job_script()
     finally:
@@ -165,7 +165,8 @@ def test_slurms_job_is_what_was_set(tmp_path: Path) -> None:
     assert command[0] == "/shared/bin/python"
     assert command[command.index("--nthreads") + 1] == "1"
     assert any(part.startswith("tls://") for part in command)
-    assert "--tls-ca-file" in command
+    assert command[command.index("--tls-ca-file") + 1] == str(tmp_path / "tls" / "ca.pem")
+    assert "PRIVATE" not in script
 
 
 def models(value: Any, kind: str, where: str) -> list[str]:
