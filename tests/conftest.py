@@ -8,7 +8,8 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -152,17 +153,63 @@ def stop(process: "subprocess.Popen[Any]") -> None:
         process.wait()
 
 
+@dataclass(frozen=True, slots=True)
+class Host:
+    """Where a process runs: what its command begins with, its own address, and that of the machine outside."""
+
+    prefix: tuple[str, ...]
+    address: str
+    gateway: str
+
+
+LOOPBACK = Host((), "127.0.0.1", "127.0.0.1")
+
+
 @contextlib.contextmanager
-def dask_scheduler(address: str, *options: str) -> Generator[list["subprocess.Popen[bytes]"]]:
-    """A Dask scheduler with two workers, processes of their own, the scheduler first."""
+def separate_hosts(count: int) -> Generator[list[Host]]:
+    """Network namespaces, each with a wire to this one; where the machine does not allow that, loopback."""
+    made: list[Host] = []
+    with contextlib.ExitStack() as stack:
+        for number in range(count):
+            name, net = f"binmill-{os.getpid()}-{number}", f"10.77.{os.getpid() % 100 * 2 + number}"
+            outside, inside = f"bm{os.getpid() % 10_000}{number}a", f"bm{os.getpid() % 10_000}{number}b"
+            within = ("ip", "netns", "exec", name)
+            commands = [
+                ("ip", "netns", "add", name),
+                ("ip", "link", "add", outside, "type", "veth", "peer", "name", inside, "netns", name),
+                ("ip", "addr", "add", f"{net}.1/24", "dev", outside),
+                ("ip", "link", "set", outside, "up"),
+                (*within, "ip", "addr", "add", f"{net}.2/24", "dev", inside),
+                (*within, "ip", "link", "set", inside, "up"),
+                (*within, "ip", "link", "set", "lo", "up"),
+            ]
+            try:
+                for command in commands:
+                    subprocess.run(command, check=True, capture_output=True)
+                    if command[:3] == ("ip", "netns", "add"):  # the wire goes with it
+                        stack.callback(subprocess.run, ("ip", "netns", "del", name), check=False, capture_output=True)
+            except (OSError, subprocess.CalledProcessError):
+                yield [LOOPBACK] * count
+                return
+            made.append(Host(within, f"{net}.2", f"{net}.1"))
+        yield made
+
+
+@contextlib.contextmanager
+def dask_scheduler(
+    address: str, *options: str, hosts: Sequence[Host] = (LOOPBACK, LOOPBACK)
+) -> Generator[list["subprocess.Popen[bytes]"]]:
+    """A Dask scheduler with a worker on each host, processes of their own, the scheduler first."""
     log = subprocess.DEVNULL
     command = [sys.executable, "-W", "ignore", "-m", "distributed.cli.dask_scheduler", "--host", address,
                "--dashboard-address", "127.0.0.1:0", *options]  # fmt: skip
     processes = [subprocess.Popen(command, stdout=log, stderr=log)]
     try:
-        for _ in range(2):
-            command = [sys.executable, "-W", "ignore", "-m", "distributed.cli.dask_worker", address, "--nthreads", "1",
-                       "--no-dashboard", "--death-timeout", "30", "--host", "127.0.0.1", *options]  # fmt: skip
+        for host in hosts:
+            there = address.replace("0.0.0.0", host.gateway)
+            command = [*host.prefix, sys.executable, "-W", "ignore", "-m", "distributed.cli.dask_worker", there,
+                       "--nthreads", "1", "--no-dashboard", "--death-timeout", "30", "--host", host.address,
+                       *options]  # fmt: skip
             processes.append(subprocess.Popen(command, stdout=log, stderr=log))
         yield processes
     finally:

@@ -1,17 +1,23 @@
-"""The same flow as a Prefect deployment: a server, a worker and a scheduled run, as processes on loopback."""
+"""The same flow as a Prefect deployment on a Dask cluster.
+
+Prefect's server and worker, Dask's scheduler and two workers are processes of their own; the last two are in network
+namespaces where the machine allows that.
+"""
 
 import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 import yaml
 
-from tests.conftest import recipe_of, stop
+from tests.conftest import dask_scheduler, free_port, recipe_of, separate_hosts, stop
 
 ROOT = Path(__file__).parent.parent.parent
 PREFECT = [sys.executable, "-m", "prefect"]
@@ -42,13 +48,29 @@ def test_a_deployed_run_gives_the_same_dataset(
     )  # fmt: skip
     assert deployed.returncode == 0, deployed.stdout + deployed.stderr
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(recipe_of(corpus)))
-    parameters = {"recipe": str(tmp_path / "small.yaml"), "output": str(tmp_path / "out")}
-    started = subprocess.run(
-        [*PREFECT, "deployment", "run", "build-dataset/dataset", "--params", json.dumps(parameters), "--watch"],
-        env=prefect, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=240,
-    )  # fmt: skip
-    log = (Path(prefect["PREFECT_HOME"]) / "worker.log").read_text()
-    assert started.returncode == 0, started.stdout + started.stderr + log[-3000:]
+    port = free_port()
+    cluster = {"kind": "address", "scheduler": f"tcp://127.0.0.1:{port}"}
+    parameters = {"recipe": str(tmp_path / "small.yaml"), "output": str(tmp_path / "out"), "cluster": cluster}
+    with (
+        separate_hosts(2) as hosts,
+        dask_scheduler(f"tcp://0.0.0.0:{port}", hosts=hosts) as processes,
+        (tmp_path / "run.log").open("w+") as log,
+    ):
+        run = subprocess.Popen(
+            [*PREFECT, "deployment", "run", "build-dataset/dataset", "--params", json.dumps(parameters), "--watch"],
+            env=prefect, cwd=tmp_path, stdout=log, stderr=log,
+        )  # fmt: skip
+        deadline = time.monotonic() + 240
+        while not list(tmp_path.glob("out/tables/features/*.parquet")):  # half-way: features of some are there
+            assert run.poll() is None, (tmp_path / "run.log").read_text()[-3000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        for child in psutil.Process(processes[1].pid).children(recursive=True):
+            child.kill()
+        processes[1].kill()
+        run.wait(timeout=240)
+    told = (tmp_path / "run.log").read_text() + (Path(prefect["PREFECT_HOME"]) / "worker.log").read_text()
+    assert run.returncode == 0, told[-3000:]
     digest = json.loads((tmp_path / "out" / "manifest.json").read_text())["digest"]
     assert digest == json.loads((small / "manifest.json").read_text())["digest"]
     auth = httpx.BasicAuth(*prefect["PREFECT_API_AUTH_STRING"].split(":"))
