@@ -5,13 +5,17 @@ BIN := $(VENV)/bin
 # pip's own version travels with the interpreter; what it installs is pinned by hash.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 
-.PHONY: demo test test-slow check bench bench-large fuzz format constraints clean
+.PHONY: demo test suite test-slow check bench bench-large fuzz format constraints clean
 
 demo: $(VENV)/run
 	$(BIN)/binmill demo
 
+# Types and style are checked beside the tests: one of them alone leaves cores idle.
+test: $(VENV)/test
+	$(MAKE) --no-print-directory --jobs 2 check suite
+
 # On every core, up to eight; a file's tests stay together, for they share what it sets up.
-test: check
+suite: $(VENV)/test
 	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 # What takes minutes by itself, or needs servers that the gate's machine may lack: skipped by name where they are missing.

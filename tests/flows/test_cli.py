@@ -186,7 +186,9 @@ def _start(recipe: Path, output: Path, *options: str) -> "subprocess.Popen[str]"
 
 
 @pytest.mark.prefect
-@pytest.mark.parametrize("how", ["group", "leader", "terminate"])
+@pytest.mark.parametrize(
+    "how", ["group", pytest.param("leader", marks=pytest.mark.slow), pytest.param("terminate", marks=pytest.mark.slow)]
+)
 def test_an_interruption_leaves_no_process_and_no_half_dataset(
     recipe: Path, small: Path, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,13 +71,14 @@ def test_order_workers_and_interruptions_do_not_show(small: Path, corpus: Path, 
     assert problems(tmp_path / "killed") == []
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_dask_workers_give_the_same_bytes(small: Path, corpus: Path, mill: Mill, tmp_path: Path, workers: int) -> None:
     with local_executor(workers) as executor:
         found = mill(recipe_of(corpus), tmp_path / "dask", executor)
     assert found.digest == open_dataset(small).manifest.digest
 
 
+@pytest.mark.slow  # the same behind TLS is in test_cluster.py
 def test_a_scheduler_that_is_already_there_gives_the_same_bytes(
     small: Path, corpus: Path, mill: Mill, tmp_path: Path
 ) -> None:

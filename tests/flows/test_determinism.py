@@ -48,7 +48,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.mark.parametrize("hash_seed", ["1", "4242"])
+@pytest.mark.parametrize("hash_seed", ["1", pytest.param("4242", marks=pytest.mark.slow)])
 def test_a_second_checkout_and_another_hash_seed(
     small: Path, corpus: Path, checkout: Path, tmp_path: Path, hash_seed: str
 ) -> None:

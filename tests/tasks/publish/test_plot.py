@@ -268,7 +268,7 @@ def any_table(draw: st.DrawFn) -> Any:
     )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(any_table(), st.text(max_size=90), st.sampled_from([1e-9, 0.05, 0.999, 1.0]), st.randoms())
 def test_any_table_in_any_order_gives_one_picture(table: Any, title: str, max_q: float, random: Any) -> None:
     svg = screening_plot(table, title, max_q)
