@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import shutil
 import socket
 import subprocess
@@ -239,6 +240,14 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
             yield environment
         finally:
             stop(process)
+
+
+@pytest.fixture(autouse=True)
+def _address_space() -> Iterator[None]:
+    """Give back the address space that `binmill query` takes from its process, where a test calls it in its own."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 @pytest.fixture(autouse=True)

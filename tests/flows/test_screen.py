@@ -138,6 +138,7 @@ def test_no_column_depends_on_its_neighbours(everything: Path, tmp_path: Path, o
             assert alone[0][name] == row[name], (row["feature"], name)
 
 
+@pytest.mark.slow
 def test_any_number_of_workers_gives_the_same_dataset(
     everything: Path, tmp_path: Path, tall: Callable[[int], None]
 ) -> None:

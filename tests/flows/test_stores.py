@@ -133,6 +133,7 @@ def test_of_two_writers_one_wins_and_the_other_says_so(small: Path, bucket: Buck
     assert published(store).text == (small / "manifest.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_what_another_machine_published(
     bucket: Bucket, corpus: Path, mill: Callable[..., Any], tmp_path: Path
 ) -> None:

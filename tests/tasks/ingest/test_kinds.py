@@ -58,7 +58,7 @@ def test_features_do_not_depend_on_the_kind_of_source(
     recipe: dict[str, Any], small: Path, mill: Mill, tmp_path: Path
 ) -> None:
     dry = plan_dataset(check_recipe(recipe, "test"), tmp_path, tmp_path / "out", tmp_path / "cache")
-    assert [(count.step, count.items, count.present) for count in dry.counts] == [("scan", 1, 0)]
+    assert [(count.step, count.items, count.present) for count in dry.counts] == [("scan", 2, 0)]
     assert not (tmp_path / "cache").exists()
     mill(recipe, tmp_path / "out")
     ours, theirs = open_dataset(tmp_path / "out"), open_dataset(small)
