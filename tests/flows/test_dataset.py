@@ -71,7 +71,7 @@ def test_order_workers_and_interruptions_do_not_show(small: Path, corpus: Path, 
     assert problems(tmp_path / "killed") == []
 
 
-@pytest.mark.slow  # two workers give the same bytes in test_cluster.py and test_deployment.py, four in test_determinism.py
+@pytest.mark.slow  # test_cluster.py and test_deployment.py show two workers, test_determinism.py four
 @pytest.mark.parametrize("workers", [1, 2])
 def test_dask_workers_give_the_same_bytes(small: Path, corpus: Path, mill: Mill, tmp_path: Path, workers: int) -> None:
     with local_executor(workers) as executor:
