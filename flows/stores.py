@@ -14,8 +14,8 @@ from tasks.journal import Journal
 from tasks.query.dataset import Dataset, check_manifest, open_dataset
 from tasks.query.remote import open_remote
 from tasks.shards import replace_atomically, sweep
-from tasks.store.fetch import fetch
-from tasks.store.layout import file_name
+from tasks.store.fetch import fetch, fetch_attested
+from tasks.store.layout import ATTESTED, file_name
 from tasks.store.objects import ObjectStore, is_url
 from tasks.store.push import Published, published, push, receive
 from tasks.versions import version_at
@@ -102,11 +102,15 @@ def staging(
 
 
 def _receive_files(store: ObjectStore, text: bytes, root: Path) -> None:
-    """Files beside the manifest, then the manifest."""
+    """Files beside the manifest, then the manifest and what names it."""
     manifest = check_manifest(text, f"{store.url}/{MANIFEST}", root)
     for name, sha256 in manifest.files.items():
         fetch(store, file_name(sha256), root / name, sha256)
+    for name in ATTESTED:
+        (root / name).unlink(missing_ok=True)
     replace_atomically(root / MANIFEST, text)
+    for name in ATTESTED:
+        fetch_attested(store, hashlib.sha256(text).hexdigest(), name, root / name)
 
 
 def pull(url: str, folder: Path, told: Callable[[int, int], None] = lambda done, total: None) -> Dataset:

@@ -107,7 +107,7 @@ def signature_problems(dataset: Dataset, key: bytes) -> list[str]:
     """
     public = _public(key)
     try:
-        envelope = json.loads((dataset.root / ENVELOPE).read_bytes())
+        envelope = json.loads(dataset.place(ENVELOPE).read_bytes())
         payload = base64.b64decode(envelope["payload"], validate=True)
         kind = str(envelope["payloadType"])
         signatures = [base64.b64decode(entry["sig"], validate=True) for entry in envelope["signatures"]]

@@ -7,8 +7,8 @@ from schemas.errors import DatasetError
 from schemas.manifest import MANIFEST
 from tasks.query.dataset import Dataset, check_manifest
 from tasks.shards import replace_atomically
-from tasks.store.fetch import fetch
-from tasks.store.layout import file_name
+from tasks.store.fetch import fetch, fetch_attested
+from tasks.store.layout import ATTESTED, file_name
 from tasks.store.objects import ObjectStore
 
 
@@ -38,14 +38,17 @@ def open_remote(url: str, cache: Path) -> Dataset:
         raise DatasetError(
             f"{url}: no dataset here (no {MANIFEST})", "name the URL that 'binmill push' or 'binmill run' wrote to"
         ) from error
-    root = cache / "datasets" / hashlib.sha256(text).hexdigest()
+    manifest_sha256 = hashlib.sha256(text).hexdigest()
+    root = cache / "datasets" / manifest_sha256
     manifest = check_manifest(text, f"{url}/{MANIFEST}", root)
     files = {name: file_name(sha256) for name, sha256 in manifest.files.items()}
     sums = {shard.path: shard.sha256 for shard in manifest.shards()} | manifest.files
     replace_atomically(root / MANIFEST, text)
 
     def get(path: str) -> None:
-        if path in sums and not (root / path).is_file():
+        if path in ATTESTED:  # a dataset can be signed later
+            fetch_attested(store, manifest_sha256, path, root / path)
+        elif path in sums and not (root / path).is_file():
             fetch(store, files.get(path, path), root / path, sums[path])
 
     return Dataset(root, manifest, url, get)

@@ -1,12 +1,21 @@
-"""Fetching what a manifest lists: held against its SHA-256, and put into its place whole or not at all."""
+"""Fetching what a manifest lists, held against its SHA-256, whole or not at all; and what names the manifest."""
 
+import contextlib
 import hashlib
 import os
 import secrets
 from pathlib import Path
 
 from schemas.errors import DatasetError
+from tasks.shards import replace_atomically
+from tasks.store.layout import attested_name
 from tasks.store.objects import ObjectStore
+
+
+def fetch_attested(store: ObjectStore, manifest_sha256: str, name: str, target: Path) -> None:
+    """Fetch the statement of a manifest or its signature, if it is there; whether it is right, `verify` says."""
+    with contextlib.suppress(FileNotFoundError):
+        replace_atomically(target, store.read(attested_name(manifest_sha256, name))[0])
 
 
 def fetch(store: ObjectStore, name: str, target: Path, sha256: str) -> None:

@@ -8,6 +8,7 @@ under names that say its content, and only the manifest itself is replaced, by a
     tables/..., fitted/...                 shards; their names carry the key of what made them
     .binmill/files/<sha256>                README.md, recipe.yaml, plots, ... as the manifest lists them
     .binmill/journal/<manifest sha256>     receipts, with which another machine goes on
+    .binmill/attested/<manifest sha256>/   the statement of provenance, and its signature
     .binmill/work/...                      partial states
     README.md, ...                         the same again for people who look into the bucket; written last
 """
@@ -15,7 +16,9 @@ under names that say its content, and only the manifest itself is replaced, by a
 from pathlib import PurePosixPath
 
 from schemas.errors import DatasetError
+from schemas.statement import ENVELOPE, STATEMENT
 
+ATTESTED = (STATEMENT, ENVELOPE)
 SHARDS = ("tables/", "fitted/", ".binmill/work/")
 
 
@@ -27,6 +30,11 @@ def file_name(sha256: str) -> str:
 def journal_name(manifest_sha256: str) -> str:
     """Name of the object that holds the receipts of the run that wrote a manifest."""
     return f".binmill/journal/{manifest_sha256}"
+
+
+def attested_name(manifest_sha256: str, name: str) -> str:
+    """Name of the object that holds a file of `ATTESTED`: they name the manifest, so that it cannot list them."""
+    return f".binmill/attested/{manifest_sha256}/{name}"
 
 
 def inside(name: str) -> str:

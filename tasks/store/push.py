@@ -14,7 +14,7 @@ from tasks.items import Receipt
 from tasks.journal import Journal
 from tasks.shards import STATE, Shard, is_right, sha256_file
 from tasks.store.fetch import fetch
-from tasks.store.layout import SHARDS, file_name, inside, journal_name
+from tasks.store.layout import ATTESTED, SHARDS, attested_name, file_name, inside, journal_name
 from tasks.store.objects import ObjectStore
 
 THREADS = 8
@@ -150,10 +150,15 @@ def push(
         for done, new in enumerate(pool.map(send, objects), 1):
             sent += new
             told(done, len(objects))
-    store.write(journal_name(hashlib.sha256(text).hexdigest()), journal)
+    manifest_sha256 = hashlib.sha256(text).hexdigest()
+    attested = {name: (root / name).read_bytes() for name in ATTESTED if (root / name).is_file()}
+    for name, data in attested.items():
+        store.write(attested_name(manifest_sha256, name), data)
+    store.write(journal_name(manifest_sha256), journal)
     store.commit(MANIFEST, text, expected)
-    for name in manifest.files:  # for people who look into the bucket; readers take those that the manifest lists
-        store.write(name, (root / name).read_bytes())
+    # For people who look into the bucket; readers take those that the manifest lists or is named by.
+    for name, data in ({name: (root / name).read_bytes() for name in manifest.files} | attested).items():
+        store.write(name, data)
     return sent
 
 
@@ -171,8 +176,9 @@ def sweep(store: ObjectStore) -> list[str]:
     manifest = there.manifest
     if there.text is None or manifest is None:
         raise DatasetError(f"{store.url}: no dataset here", "name the URL that a dataset was pushed to")
-    journal = journal_name(hashlib.sha256(there.text).hexdigest())
-    keep = {journal, *_paths(manifest)}
+    manifest_sha256 = hashlib.sha256(there.text).hexdigest()
+    journal = journal_name(manifest_sha256)
+    keep = {journal, *(attested_name(manifest_sha256, name) for name in ATTESTED), *_paths(manifest)}
     try:
         lines, _ = store.read(journal)
         keep |= {s.path for line in lines.splitlines() for s in Receipt.from_json(json.loads(line)).shards}

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import s3fs
+from cryptography.hazmat.primitives.asymmetric import ed25519
 from typer.testing import CliRunner
 
 from flows.cli import app
@@ -19,12 +20,16 @@ from flows.recipes import check_recipe
 from flows.stages import run_stages
 from flows.stores import folder_of, opened, pull, staging
 from schemas.errors import DatasetError
+from schemas.statement import STATEMENT
 from tasks.build import Build, InProcess
+from tasks.query.attest import sign
+from tasks.query.dataset import open_dataset
 from tasks.query.sql import query
 from tasks.query.verify import verify
 from tasks.store.objects import ObjectStore, OvertakenError
 from tasks.store.push import published, push, sweep
 from tests.conftest import recipe_of
+from tests.keys import private_pem, public_pem
 from tests.s3_server import KEYS, s3_server
 
 Bucket = tuple[str, Any]
@@ -89,6 +94,26 @@ def test_a_pushed_dataset_is_read_by_others_and_by_us(small: Path, bucket: Bucke
     there = pull(url, tmp_path / "copy")
     assert clean(there)
     assert there.manifest.digest == manifest["digest"]
+
+
+def test_the_statement_and_its_signature_go_along(small: Path, bucket: Bucket, tmp_path: Path) -> None:
+    url, client = bucket
+    folder, store, key = tmp_path / "mine", ObjectStore(url), ed25519.Ed25519PrivateKey.generate()
+    shutil.copytree(small, folder)
+
+    def problems(dataset: Any) -> list[str]:
+        return [found.problem for _, findings in verify(dataset, public_pem(key)) for found in findings]
+
+    push(folder, store, None)
+    assert problems(opened(url)) == ["missing: the dataset is not signed"]
+    sign(open_dataset(folder), private_pem(key))
+    push(folder, store, published(store).tag)
+    assert problems(opened(url)) == []
+    assert problems(pull(url, tmp_path / "copy")) == []
+    manifest_sha256 = hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
+    assert client.cat_file(f"{url}/{STATEMENT}") == (folder / STATEMENT).read_bytes()
+    client.pipe_file(f"{url}/.binmill/attested/{manifest_sha256}/{STATEMENT}", b"{}")
+    assert problems(opened(url)) == ["is not an in-toto statement of SLSA provenance"]
 
 
 def test_nothing_is_sent_twice_and_a_push_cut_short_goes_on(
@@ -172,6 +197,7 @@ def test_a_manifest_lists_only_what_is_there_whatever_fails(
     manifest["files"]["README.md"] = hashlib.sha256(card).hexdigest()
     (older / "README.md").write_bytes(card)
     (older / "manifest.json").write_text(json.dumps(manifest))
+    (older / STATEMENT).unlink()  # it is of the manifest as it was
     push(older, store, None)
     for name in ("put", "write", "commit"):
         real = getattr(ObjectStore, name)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from schemas.errors import BinmillError, DatasetError
@@ -18,19 +17,10 @@ from tasks.query.attest import sign
 from tasks.query.dataset import open_dataset
 from tasks.query.verify import verify
 from tests.conftest import Mill, recipe_of
+from tests.keys import private_pem, public_pem
 
 STATEMENT = "provenance.intoto.json"
 ENVELOPE = "provenance.dsse.json"
-
-
-def private_pem(key: Any, passphrase: bytes | None = None) -> bytes:
-    how = serialization.NoEncryption() if passphrase is None else serialization.BestAvailableEncryption(passphrase)
-    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, how)
-
-
-def public_pem(key: Any) -> bytes:
-    form = serialization.PublicFormat.SubjectPublicKeyInfo
-    return key.public_key().public_bytes(serialization.Encoding.PEM, form)
 
 
 def problems(root: Path, key: bytes | None = None) -> list[str]:
