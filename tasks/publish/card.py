@@ -112,20 +112,20 @@ def card(recipe: Recipe, summary: dict[str, Any], rows: dict[str, int]) -> str:
         parts += ["| cells read | rows read | neighbours in them |", "|---:|---:|---:|"]
         parts += [f"| {c['probes']} | {c['read']:.1%} | {c['recall']:.3f} |" for c in summary["cells"]]
     parts += ["", "## Query it", "", "```", *queries(rows), "```", ""]
-    if "train" in rows:
+    if place := learned_from(rows):
         parts += [
-            "Everything learned (`fitted/`) was learned from `train` alone. `binmill verify .` checks every byte,",
+            f"Everything learned (`fitted/`) was learned from {place}. `binmill verify .` checks every byte,",
             "`binmill trace . ID` shows where a row came from.",
-        ]
-    elif "codes" in rows:
-        parts += [
-            "Everything learned (`fitted/`) was learned from the first source. `binmill verify .` checks every byte,",
-            "`binmill trace . ID` shows which row of which file a row was.",
         ]
     else:
         parts += ["Every row of the table with an outcome counts. `binmill verify .` checks every byte."]
     parts.append("")
     return "\n".join(parts)
+
+
+def learned_from(rows: Mapping[str, int]) -> str:
+    """What everything in `fitted/` was learned from; empty where nothing is learned."""
+    return "`train` alone" if "train" in rows else "the first source" if "codes" in rows else ""
 
 
 def queries(rows: Mapping[str, int]) -> list[str]:
@@ -188,15 +188,30 @@ def _duplicates(found: dict[str, Any]) -> list[str]:
         "| shared | limit | validation with train | test with train | test with validation | kept in one split |",
         "|---|---:|---:|---:|---:|---|",
     ]
-    lines: dict[tuple[str, float | None], list[dict[str, Any]]] = {}
+    parts += [
+        f"| {line['kind']} | {line['limit']} | {' | '.join(line['cells'])} | {line['kept_whole']} |"
+        for line in leakage(found)
+    ]
+    return [*parts, "", "`splits.leaks` names what each such row shares, at the recipe's limits."]
+
+
+def leakage(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A line for each kind and limit.
+
+    Its cells are rows (and pairs) of validation with train, test with train, test with validation.
+    """
+    lines: dict[tuple[str, float | None], list[Any]] = {}
     for line in found["leakage"]:
         lines.setdefault((line["kind"], line["limit"]), []).append(line)
-    for (kind, limit), columns in lines.items():
-        cells = [f"{c['rows']:,}" + (f" ({c['pairs']:,})" if c["pairs"] else "") for c in columns]
-        edge = "" if limit is None else f"{limit:g}"
-        whole = "yes" if columns[0]["kept_whole"] else "no"
-        parts.append(f"| {KINDS.get(kind, kind)} | {edge} | {' | '.join(cells)} | {whole} |")
-    return [*parts, "", "`splits.leaks` names what each such row shares, at the recipe's limits."]
+    return [
+        {
+            "kind": KINDS.get(kind, kind),
+            "limit": "" if limit is None else f"{limit:g}",
+            "cells": [f"{c['rows']:,}" + (f" ({c['pairs']:,})" if c["pairs"] else "") for c in columns],
+            "kept_whole": "yes" if columns[0]["kept_whole"] else "no",
+        }
+        for (kind, limit), columns in lines.items()
+    ]
 
 
 def _cell(text: str) -> str:

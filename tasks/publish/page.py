@@ -5,19 +5,17 @@ and the pictures in it. It holds no time, so that equal data gives an equal page
 """
 
 import base64
-import itertools
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 from markupsafe import Markup
-from numpy.typing import NDArray
 
 from schemas.recipe import Recipe
-from tasks.publish.card import CODES_PLOT, KINDS, NOTES, PLOT, queries
+from tasks.publish.agreement import agreement
+from tasks.publish.card import CODES_PLOT, KINDS, NOTES, PLOT, leakage, learned_from, queries
 
 PAGE = "report.html"
 MOST_SOURCES = 200
@@ -75,7 +73,7 @@ def page(
     fitted: Sequence[str] = (),
     sources: Sequence[Mapping[str, Any]] = (),
     scores: Mapping[str, Sequence[float | None]] | None = None,
-    plots: Mapping[str, bytes] | None = None,
+    beside: Mapping[str, bytes] | None = None,
 ) -> bytes:
     """The page, in UTF-8.
 
@@ -91,8 +89,8 @@ def page(
         Rows of the table `sources`.
     scores
         By estimator: a score for each feature, None where it was not measured.
-    plots
-        SVG files by name.
+    beside
+        Files beside the page by name: the plots are shown, the others linked.
     """
     about = recipe.publishing
     told = {
@@ -102,7 +100,9 @@ def page(
         "Licence": about.licence,
         "Home": about.url,
         "To cite": about.citation.strip(),
+        "Training order": _order(summary.get("order")),
     }
+    beside = beside or {}
     balance = _balance(summary["balance"])
     listed = sources[:MOST_SOURCES]
     real = sum(sum(labels.values()) for labels in summary["balance"]["before"].values())
@@ -125,6 +125,8 @@ def page(
         numbers={word: count for word, count in numbers.items() if count or word == "inputs left out"},
         lineage=lineage(rows, stages),
         fitted=fitted,
+        learned_from=learned_from(rows).replace("`", ""),
+        beside=[name for name in ("README.md", "recipe.yaml", "croissant.json") if name in beside],
         files=summary["files"],
         sources={"rows": listed, "more": max(rows.get("sources", 0), len(sources)) - len(listed)},
         licences=summary["licences"],
@@ -140,7 +142,8 @@ def page(
         estimator=recipe.screening.estimator,
         agreement=agreement(scores or {}),
         recall=summary["recall"],
-        plots=_plots(plots or {}),
+        cells=summary.get("cells") or [],
+        plots={"screening": _plot(beside, PLOT), "codes": _plot(beside, CODES_PLOT)},
         commands=queries(rows),
         tables=[{"name": name, "rows": count, "note": NOTES.get(name, "")} for name, count in rows.items()],
     )
@@ -217,23 +220,18 @@ def _balance(balance: Mapping[str, Mapping[str, Mapping[str, int]]]) -> list[dic
 def _duplicates(found: Mapping[str, Any]) -> dict[str, Any] | None:
     if not found:
         return None
-    lines: dict[tuple[str, float | None], list[Any]] = {}
-    for line in found["leakage"]:
-        lines.setdefault((line["kind"], line["limit"]), []).append(line)
     return {
         "samples": found["samples"],
         "largest_group": found["largest_group"],
         "clusters": [{"kind": _kind(kind), **counts} for kind, counts in found["clusters"].items()],
-        "leakage": [
-            {
-                "kind": _kind(kind),
-                "limit": "" if limit is None else f"{limit:g}",
-                "rows": [line["rows"] for line in columns],
-                "kept_whole": columns[0]["kept_whole"],
-            }
-            for (kind, limit), columns in lines.items()
-        ],
+        "leakage": [line | {"kind": line["kind"].replace("`", "")} for line in leakage(found)],
     }
+
+
+def _order(order: Mapping[str, Any] | None) -> str:
+    if not order:
+        return ""
+    return f"committed to {order['commitment']} ({order['rows']:,} rows): binmill order-test"
 
 
 def _kind(kind: str) -> str:
@@ -252,33 +250,9 @@ def _features(top: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def agreement(scores: Mapping[str, Sequence[float | None]]) -> list[dict[str, Any]]:
-    """Spearman's rank correlation of each two estimators, over the features that both measured (three at least)."""
-    columns = {name: np.array([np.nan if v is None else v for v in values]) for name, values in scores.items()}
-    found: list[dict[str, Any]] = []
-    for (first, x), (second, y) in itertools.combinations(columns.items(), 2):
-        both = np.isfinite(x) & np.isfinite(y)
-        if both.sum() < 3:
-            continue
-        a, b = (_ranks(column[both]) for column in (x, y))
-        a, b = a - a.mean(), b - b.mean()
-        scale = float(np.sqrt((a * a).sum() * (b * b).sum()))
-        if scale > 0:
-            correlation = float((a * b).sum()) / scale
-            found.append({"first": first, "second": second, "correlation": correlation, "features": int(both.sum())})
-    return found
-
-
-def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    # Equal values share the mean of their places. (SciPy's takes most of a second to import, at each run.)
-    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(count) - (count - 1) / 2)[place]
-
-
-def _plots(plots: Mapping[str, bytes]) -> dict[str, Markup]:
-    """Pictures as data URLs; one that is too large is not shown."""
-    small = {name: data for name, data in plots.items() if len(data) <= MOST_PLOT}
-    urls = {
-        name: Markup("data:image/svg+xml;base64,") + base64.b64encode(data).decode() for name, data in small.items()
-    }
-    return {"screening": urls.get(PLOT, Markup()), "codes": urls.get(CODES_PLOT, Markup())}
+def _plot(beside: Mapping[str, bytes], name: str) -> dict[str, Any]:
+    """A picture as a data URL; of one that is too large only its name, which the page links."""
+    data = beside.get(name)
+    if data is None or len(data) > MOST_PLOT:
+        return {"name": name if data else "", "url": ""}
+    return {"name": name, "url": Markup("data:image/svg+xml;base64,") + base64.b64encode(data).decode()}

@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tasks.drawing import INK, RULE, SOFT, Sheet, drawing, number, plain, probability, root_ticks, shortened
+from tasks.publish.agreement import spearman
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -350,7 +351,9 @@ def _estimators(sheet: Sheet, ranked: _Ranked, pair: _Pair, top: float, place: i
     _marks(axes, pair.x[singly], pair.y[singly], ranked, pair.which[singly])
     sheet.text(left - 24, first - 8, pair.y_name, weight="bold")
     sheet.text(left + _SIDE, first + _SIDE + 24, pair.x_name, weight="bold", ha="right")
-    sheet.note(left + _SIDE, first - 8, f"{len(pair.x):,} features, Spearman {_spearman(pair)}", ha="right")
+    correlation = spearman(pair.x, pair.y)
+    said = "-" if correlation is None else f"{correlation:.2f}"
+    sheet.note(left + _SIDE, first - 8, f"{len(pair.x):,} features, Spearman {said}", ha="right")
 
 
 def _squares(axes: "Axes", ranked: _Ranked, pair: _Pair, rest: NDArray[np.intp], largest: float) -> None:
@@ -371,12 +374,3 @@ def _squares(axes: "Axes", ranked: _Ranked, pair: _Pair, rest: NDArray[np.intp],
                 corners = [(edges[i + a], edges[j + b]) for a, b in ((0, 0), (1, 0), (1, 1), (0, 1))]
                 path = Path.make_compound_path_from_polys(np.moveaxis(np.array(corners), 2, 0))
                 axes.add_patch(PathPatch(path, facecolor=colour, alpha=(level + 1) / 4, lw=0, zorder=2))
-
-
-def _spearman(pair: _Pair) -> str:
-    from scipy.stats import rankdata  # takes a second to import
-
-    x, y = rankdata(pair.x), rankdata(pair.y)
-    x, y = x - x.mean(), y - y.mean()
-    scale = np.sqrt((x * x).sum() * (y * y).sum())
-    return f"{(x * y).sum() / scale:.2f}" if scale else "-"

@@ -174,7 +174,7 @@ def _page(
         fitted=sorted(fitted),
         sources=_first_sources(build, tables.get("sources", ())),
         scores={name.removeprefix("mi_"): screening[0].column(name).to_pylist() for name in ESTIMATES if screening},
-        plots=beside,
+        beside=beside,
     )
 
 

@@ -15,7 +15,10 @@ import pytest
 from scipy.stats import spearmanr
 
 from flows.recipes import check_recipe
-from tasks.publish.page import LONGEST, MOST_SOURCES, agreement, lineage, page
+from schemas.tables import SOURCES
+from tasks.publish.agreement import agreement
+from tasks.publish.card import leakage
+from tasks.publish.page import LONGEST, MOST_PLOT, MOST_SOURCES, lineage, page
 from tasks.query.dataset import open_dataset
 from tasks.query.sql import query
 from tests.conftest import Mill, recipe_of
@@ -82,7 +85,7 @@ def test_it_is_whole_and_fetches_nothing(small: Path, shown: Read) -> None:
         assert (attributes.get("src") or "data:").startswith("data:image/svg+xml;base64,") or "src" not in attributes
     policy = next(a["content"] for tag, a in shown.tags if tag == "meta" and "http-equiv" in a)
     assert policy == "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-    assert "url(" not in (small / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"url\((?!#)", (small / "report.html").read_text(encoding="utf-8"))
     assert {"screening.svg", "codes.svg"} <= set(open_dataset(small).manifest.files)
     assert sum(tag == "img" for tag, _ in shown.tags) == 2
     assert (small / "report.html").stat().st_size < 1_000_000
@@ -104,7 +107,7 @@ def made(small: Path, **changes: Any) -> str:
 
 
 def test_strangers_texts_stay_texts(small: Path) -> None:
-    source = dict.fromkeys(("version", "licence", "filename", "archive_sha256"), NASTY)
+    source = dict.fromkeys(("version", "licence", "filename", "archive_sha256", "url", "licence_source"), NASTY)
     failure = {"stage": NASTY, "reason": NASTY, "count": 1, "example": NASTY + "long" * 1000}
     text = made(
         small,
@@ -123,8 +126,7 @@ def test_strangers_texts_stay_texts(small: Path) -> None:
 
 
 def test_many_sources_are_counted_not_listed(small: Path) -> None:
-    source = {"name": "x", "status": "ok", "reason": None, "version": None, "licence": None, "filename": None,
-              "archive_sha256": None}  # fmt: skip
+    source = dict.fromkeys(SOURCES.names) | {"name": "x", "status": "ok"}
     text = made(small, sources=[source] * (MOST_SOURCES + 1234))
     assert "1,234 more stand in the table" in text
     assert len(text) < 1_000_000
@@ -140,9 +142,8 @@ def test_whatever_there_is_much_of_is_counted_not_listed(small: Path) -> None:
             "failures": [{"stage": "label", "reason": name, "count": 1, "example": name} for name in many],
             "balance": {which: {"train": many, "validation": {}, "test": {}} for which in ("before", "after")},
         },
-        sources=[dict.fromkeys(("name", "version", "licence", "filename", "archive_sha256", "reason"))
-                 | {"status": "ok"}],
-    )  # fmt: skip
+        sources=[dict.fromkeys(SOURCES.names) | {"status": "ok"}],
+    )
     assert text.count("19,900 more stand in") == 4
     assert len(text) < 200_000
 
@@ -160,10 +161,34 @@ def test_sections_without_data_are_left_out(small: Path, tables: dict[str, int])
         "recall": [], "features": {}, "balance": {"before": {}, "after": {}},
     }  # fmt: skip
     text = made(small, summary=empty, rows=tables)
-    assert "<h2>Files</h2>" not in text
-    assert "<h2>Balance</h2>" not in text
-    assert "<h2>How to query it</h2>" in text
+    assert 'id="files"' not in text
+    assert 'id="balance"' not in text
+    assert 'id="query"' in text
+    assert 'href="codes.svg"' not in text
     assert text.count("<rect") == len(tables)
+
+
+def test_a_picture_that_is_too_large_is_linked(small: Path) -> None:
+    found = Read(made(small, beside={"screening.svg": b"<svg/>", "codes.svg": b"x" * (MOST_PLOT + 1)}))
+    assert sum(tag == "img" for tag, _ in found.tags) == 1
+    assert {"href": "codes.svg"} in [attributes for tag, attributes in found.tags if tag == "a"]
+
+
+def test_what_it_links_is_there(small: Path, shown: Read) -> None:
+    links = [attributes["href"] for tag, attributes in shown.tags if tag == "a"]
+    assert len(links) == len(set(links)) == 5
+    assert all((small / str(name)).is_file() for name in links)
+
+
+def test_it_says_what_the_card_says(small: Path, shown: Read) -> None:
+    """Leakage, the cells' recall, and the order that a model is to be trained in."""
+    summary = open_dataset(small).manifest.summary
+    for line in leakage(summary["duplicates"]):
+        cells = [line["kind"].replace("`", ""), line["limit"], *line["cells"], line["kept_whole"]]
+        assert cells in shown.rows
+    cells = [{"probes": 3, "read": 0.125, "recall": 0.98765}]
+    assert ["3", "12.5%", "0.988", ""] in Read(made(small, summary={"cells": cells})).rows
+    assert summary["order"]["commitment"] in "".join(shown.text)
 
 
 def test_lineage_has_each_table_once_and_lines_only_downwards(small: Path) -> None:
