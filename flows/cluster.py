@@ -1,7 +1,8 @@
 """Where the work runs: in this process, on local Dask workers, or on a cluster; from one setting."""
 
 import contextlib
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,8 @@ def cluster_of(
     Parameters
     ----------
     setting
-        A kind (`local`, `slurm`), an address (`tcp://host:port`), a YAML file, or its content.
+        A kind (`local`, `slurm`), an address (`tcp://host:port`), a YAML file, or its content. Without a word: one
+        worker of this machine.
     workers, scheduler, memory_mib, tls
         What the shortcuts say; they go before the setting.
 
@@ -45,7 +47,7 @@ def cluster_of(
         value = {"kind": "address", "scheduler": scheduler}
         where = "--scheduler"
     elif setting is None:
-        value = {"kind": "local"}
+        value = {"kind": "local", "workers": 1}
     elif isinstance(setting, str):
         if "://" in setting:
             value = {"kind": "address", "scheduler": setting}
@@ -95,7 +97,8 @@ class LazyCluster:
     stack: contextlib.ExitStack
     started: "DaskExecutor | None" = field(default=None)
 
-    def _start(self) -> "DaskExecutor":
+    def start(self) -> "DaskExecutor":
+        """The cluster's executor; it is started if it was not, or if it is lost."""
         if self.started is None or self.started.lost:
             self.started = self.stack.enter_context(_started(self.cluster))
         return self.started
@@ -103,12 +106,12 @@ class LazyCluster:
     @property
     def memory_limit(self) -> int | None:
         """Memory of the smallest worker in bytes."""
-        return self._start().memory_limit
+        return self.start().memory_limit
 
     def run(self, root: str, items: Sequence[Item]) -> Iterator[tuple[Item, Receipt]]:
         """Run items on the cluster."""
         if items:
-            yield from self._start().run(root, items)
+            yield from self.start().run(root, items)
 
 
 def _started(cluster: Cluster) -> "contextlib.AbstractContextManager[DaskExecutor]":
@@ -126,11 +129,29 @@ def _started(cluster: Cluster) -> "contextlib.AbstractContextManager[DaskExecuto
             return kubernetes_executor(cluster)
 
 
+_AHEAD: ContextVar[LazyCluster | None] = ContextVar("_AHEAD", default=None)
+
+
+@contextlib.contextmanager
+def ahead(cluster: Cluster) -> Generator[Callable[[], object]]:
+    """What starts a cluster before the flow that works on it: workers take seconds, as Prefect's server does."""
+    with contextlib.ExitStack() as stack:
+        lazy = LazyCluster(cluster, stack)
+        token = _AHEAD.set(lazy)
+        try:
+            yield lazy.start
+        finally:
+            _AHEAD.reset(token)
+
+
 @contextlib.contextmanager
 def executor(cluster: Cluster) -> Generator[InProcess | LazyCluster]:
-    """The executor for a run; what it started is ended with the block."""
+    """The executor for a run: the one that is `ahead` for this cluster, or one that is ended with the block."""
     if isinstance(cluster, Local) and cluster.workers == 0:
         yield InProcess()
+        return
+    if (waiting := _AHEAD.get()) is not None and waiting.cluster == cluster:
+        yield waiting
         return
     with contextlib.ExitStack() as stack:
         yield LazyCluster(cluster, stack)

@@ -66,7 +66,7 @@ def build_dataset(
     dict
         `digest`, `root`, `changed`, `computed` (items that were run) and `notes`.
     """
-    where = _where(cluster, workers, scheduler, memory_mib, tls)
+    where = cluster_of(cluster, workers=workers, scheduler=scheduler, memory_mib=memory_mib, tls=tls)
     checked, folder = _checked(recipe, base)
     return _made(checked, folder, stages_of(checked), output, where, cache)
 
@@ -97,7 +97,7 @@ def screen_table(
     dict
         As of `build_dataset`.
     """
-    where = _where(cluster, workers, scheduler, memory_mib, tls)
+    where = cluster_of(cluster, workers=workers, scheduler=scheduler, memory_mib=memory_mib, tls=tls)
     return _made(*_checked(recipe, base), SCREENING_ONLY, output, where, None)
 
 
@@ -127,7 +127,7 @@ def rebalance_table(
     dict
         As of `build_dataset`.
     """
-    where = _where(cluster, workers, scheduler, memory_mib, tls)
+    where = cluster_of(cluster, workers=workers, scheduler=scheduler, memory_mib=memory_mib, tls=tls)
     checked, folder = _checked(recipe, base)
     return _made(checked, folder, rebalancing_stages(checked), output, where, None)
 
@@ -139,19 +139,6 @@ def _checked(recipe: str | dict[str, Any], base: str | None) -> tuple[Recipe, st
     if isinstance(recipe, str):
         return load_recipe(Path(recipe)), base or str(Path(recipe).resolve().parent)
     return check_recipe(recipe, "recipe"), base
-
-
-def _where(
-    cluster: str | dict[str, Any] | None,
-    workers: int | None,
-    scheduler: str | None,
-    memory_mib: int | None,
-    tls: str | None,
-) -> Cluster:
-    """Where a flow's work runs: without a word, on one worker of this machine."""
-    if cluster is None and workers is None:
-        workers = 1
-    return cluster_of(cluster, workers=workers, scheduler=scheduler, memory_mib=memory_mib, tls=tls)
 
 
 def _made(

@@ -42,57 +42,85 @@ def prefect_server(meanwhile: Callable[[], object] = lambda: None) -> Generator[
     WorkerError
         The server does not start, does not let us in, or does not answer any more.
     """
-    from prefect.settings import (
-        PREFECT_API_AUTH_STRING,
-        PREFECT_API_URL,
-        PREFECT_CLIENT_MAX_RETRIES,
-        temporary_settings,
-    )
-
-    if configured := PREFECT_API_URL.value():
-        with _named(
-            f"Prefect's server at {configured} does not answer",
-            "start it (prefect server start), or unset PREFECT_API_URL, and run again: finished work is kept",
-        ):
-            _ask(configured, PREFECT_API_AUTH_STRING.value())
-            meanwhile()
-            yield configured
-        return
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    secret = f"binmill:{secrets.token_urlsafe()}"  # loopback is open to everybody on this machine
-    path = os.pathsep.join([str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")])
-    process = subprocess.Popen(
-        [sys.executable, "-m", "flows.server", str(port), str(os.getpid())],
-        start_new_session=True,  # the terminal's Ctrl-C is for the flow, which then stops this server
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=os.environ | {"PYTHONPATH": path.rstrip(os.pathsep), "PREFECT_SERVER_API_AUTH_STRING": secret},
-    )
+    # Importing Prefect takes a second: the server starts meanwhile, for nothing if a profile names another.
+    own = None if os.environ.get("PREFECT_API_URL") else _Own()
     try:
-        address = f"http://127.0.0.1:{port}/api"
+        from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL
+
+        if configured := PREFECT_API_URL.value():
+            if own is not None:
+                own.stop()
+            with _named(
+                f"Prefect's server at {configured} does not answer",
+                "start it (prefect server start), or unset PREFECT_API_URL, and run again: finished work is kept",
+            ):
+                _ask(configured, PREFECT_API_AUTH_STRING.value())
+                meanwhile()
+                yield configured
+            return
+        own = own or _Own()
         meanwhile()
-        _wait(process, f"{address}/health")
+        own.wait()
+        with (
+            own.settings(),
+            _named("the run's own Prefect server ended", "run again: finished work is kept"),
+        ):
+            yield own.address
+    finally:
+        if own is not None:
+            own.stop()
+
+
+class _Own:
+    """A server that is starting, in a session of its own: Ctrl-C in a terminal is for the flow, which then stops it."""
+
+    def __init__(self) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.address = f"http://127.0.0.1:{port}/api"
+        self._secret = f"binmill:{secrets.token_urlsafe()}"  # loopback is open to everybody on this machine
+        path = os.pathsep.join([str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")])
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "flows.server", str(port), str(os.getpid())],
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | {"PYTHONPATH": path.rstrip(os.pathsep), "PREFECT_SERVER_API_AUTH_STRING": self._secret},
+        )
+
+    def wait(self) -> None:
+        """Wait until it answers."""
+        _wait(self._process, f"{self.address}/health")
+
+    @contextlib.contextmanager
+    def settings(self) -> Generator[None]:
+        """Prefect's settings for a block that uses it."""
+        from prefect.settings import (
+            PREFECT_API_AUTH_STRING,
+            PREFECT_API_URL,
+            PREFECT_CLIENT_MAX_RETRIES,
+            temporary_settings,
+        )
+
         token = TEMPORARY.set(True)
         try:
-            with (
-                _named("the run's own Prefect server ended", "run again: finished work is kept"),
-                temporary_settings(
-                    {PREFECT_API_URL: address, PREFECT_API_AUTH_STRING: secret, PREFECT_CLIENT_MAX_RETRIES: 1}
-                ),
+            with temporary_settings(
+                {PREFECT_API_URL: self.address, PREFECT_API_AUTH_STRING: self._secret, PREFECT_CLIENT_MAX_RETRIES: 1}
             ):
-                yield address
+                yield
         finally:
             TEMPORARY.reset(token)
-    finally:
-        process.terminate()
+
+    def stop(self) -> None:
+        """End it, if it has not ended."""
+        self._process.terminate()
         try:
-            process.wait(timeout=5)
+            self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            self._process.kill()
+            self._process.wait()
 
 
 @contextlib.contextmanager

@@ -4,6 +4,8 @@ import dataclasses
 import importlib
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -85,8 +87,13 @@ def demo(
     _build(recipe, DEMO.parent, output, (workers, scheduler, memory, cluster, tls), cache, as_json)
 
 
-def _import_flows() -> None:
-    importlib.import_module("flows.dataset")  # takes seconds
+def _prepare(start_workers: Callable[[], object] | None) -> None:
+    """What takes seconds, while Prefect's server starts: modules, and workers for what is to be done."""
+    # The last two are what Prefect imports when a flow is called.
+    for name in ("flows.dataset", "prefect.flow_engine", "prefect.utilities.visualization", "fastapi"):
+        importlib.import_module(name)
+    if start_workers is not None:
+        start_workers()
 
 
 def _build(
@@ -99,8 +106,15 @@ def _build(
     *,
     only: Literal["screen", "rebalance"] | None = None,
 ) -> None:
+    from flows.cluster import ahead, cluster_of
     from flows.stores import opened
+    from schemas.cluster import Local
+    from schemas.manifest import MANIFEST
 
+    workers, scheduler, memory_mib, setting, tls = where
+    cluster = cluster_of(setting, workers=workers, scheduler=scheduler, memory_mib=memory_mib, tls=tls)
+    # Where there is no dataset, there is work.
+    new = isinstance(cluster, Local) and cluster.workers > 0 and not Path(output, MANIFEST).exists()
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL")
     if not os.environ.get("PREFECT_API_URL"):
@@ -110,13 +124,16 @@ def _build(
     with quiet_libraries():
         from flows.server import prefect_server
 
-        with prefect_server(meanwhile=_import_flows), shown(err) as progress:
+        with (
+            ahead(cluster) as start_workers,
+            prefect_server(meanwhile=partial(_prepare, start_workers if new else None)),
+            shown(err) as progress,
+        ):
             from flows.dataset import PROGRESS, build_dataset, rebalance_table, screen_table
 
             token = PROGRESS.set(progress)
             common: dict[str, Any] = {
-                "recipe": recipe, "base": str(base), "output": output,
-                **dict(zip(("workers", "scheduler", "memory_mib", "cluster", "tls"), where, strict=True)),
+                "recipe": recipe, "base": str(base), "output": output, "cluster": cluster.model_dump(mode="json"),
             }  # fmt: skip
             try:
                 if only is not None:

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 
 def merged_groups(links: Sequence[tuple[str, str]]) -> dict[str, str]:
@@ -24,6 +22,9 @@ def merged_groups(links: Sequence[tuple[str, str]]) -> dict[str, str]:
     """
     if not links:
         return {}
+    from scipy.sparse import coo_array  # half a second, which only a worker needs
+    from scipy.sparse.csgraph import connected_components
+
     names = sorted({name for link in links for name in link})
     place = {name: i for i, name in enumerate(names)}
     rows = np.array([place[a] for a, _ in links])

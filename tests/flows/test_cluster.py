@@ -1,5 +1,6 @@
 """Where the work runs: one typed setting; TLS; what SLURM and Kubernetes would be told."""
 
+import contextlib
 import datetime
 import ipaddress
 import os
@@ -9,7 +10,9 @@ import socket
 import ssl
 import subprocess
 import sys
+from collections.abc import Generator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
@@ -22,9 +25,10 @@ from cryptography.x509.oid import NameOID
 from dask_kubernetes.operator import kubecluster
 from kubernetes.client import models as kubernetes_models
 
-from flows.cluster import cluster_of
+from flows.cluster import ahead, cluster_of, executor
 from schemas.cluster import Address, Kubernetes, Local, Slurm, dask_cluster
 from schemas.errors import RecipeError, WorkerError
+from tasks.build import InProcess
 from tasks.fanout import credentials, local_executor, remote_executor, slurm_cluster
 from tasks.query.dataset import open_dataset
 from tests.conftest import Mill, dask_scheduler, free_port, recipe_of
@@ -35,7 +39,7 @@ DEPLOY = ROOT / "deploy"
 
 def test_one_setting_in_every_form(tmp_path: Path) -> None:
     (tmp_path / "slurm.yaml").write_text("kind: slurm\nworkers: 8\npartition: cpu\n")
-    assert cluster_of() == Local()
+    assert cluster_of() == Local(workers=1)
     assert cluster_of("local", workers=3, memory_mib=512) == Local(workers=3, memory_mib=512)
     assert cluster_of("tcp://host:8786") == Address(scheduler="tcp://host:8786")
     assert cluster_of(scheduler="tls://host:1", tls="x") == Address(scheduler="tls://host:1", tls="x")
@@ -43,6 +47,32 @@ def test_one_setting_in_every_form(tmp_path: Path) -> None:
     assert cluster_of(str(tmp_path / "slurm.yaml"), workers=2) == Slurm(workers=2, partition="cpu")
     content = {"kind": "kubernetes", "claim": "data"}
     assert cluster_of(content, workers=4) == Kubernetes(claim="data", workers=4)
+
+
+def test_a_run_takes_the_workers_that_were_started_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+
+    @contextlib.contextmanager
+    def started(cluster: Local) -> Generator[Any]:
+        events.append(f"start {cluster.workers}")
+        yield SimpleNamespace(lost=False, memory_limit=cluster.workers)
+        events.append(f"end {cluster.workers}")
+
+    monkeypatch.setattr("flows.cluster._started", started)
+    with ahead(Local(workers=3)) as start:
+        start()
+        with executor(Local(workers=3)) as found:
+            assert found.memory_limit == 3
+        with executor(Local(workers=4)) as found:  # another cluster than the one that is ahead
+            assert found.memory_limit == 4
+        assert events == ["start 3", "start 4", "end 4"]
+    assert events[-1] == "end 3"
+    with executor(Local(workers=3)) as found:
+        assert found.memory_limit == 3
+    assert events[4:] == ["start 3", "end 3"]
+    with ahead(Local(workers=0)), executor(Local(workers=0)) as found:  # none are needed
+        assert isinstance(found, InProcess)
+    assert len(events) == 6
 
 
 @pytest.mark.parametrize(
