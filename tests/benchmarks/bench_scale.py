@@ -6,6 +6,7 @@ does not read), so that none is a duplicate; ten times the demo's files.
 
 import json
 import os
+import resource
 import secrets
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import tempfile
 import time
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
@@ -30,7 +31,8 @@ FILES = 2_690
 SIZES = (FILES // 9, FILES // 3, FILES)
 ITEMS = (1_000, 10_000)
 """`scale-large` goes on to 100 000, for a quarter of an hour."""
-LARGEST = 3_000_000
+LARGEST = 8_000_000
+"""Of the modules here; they are then as large as the demo's, 0.7 MB."""
 ROOT = Path(__file__).parent.parent.parent
 MANY = "many items"
 HOURS = 3600.0
@@ -53,7 +55,7 @@ def corpus(folder: Path, files: int) -> int:
         module = modules[number % len(modules)]
         package = module.relative_to(site).parts[0]
         label = "science" if package in {"numpy", "scipy", "sklearn", "pandas", "matplotlib"} else "other"
-        # A project a copy of a package: a split needs groups.
+
         place = folder / label / f"{package}-{number // len(modules)}" / f"{number:06d}-{module.name}"
         place.parent.mkdir(parents=True, exist_ok=True)
         data = module.read_bytes() + number.to_bytes(8, "little")
@@ -66,7 +68,7 @@ def recipe_of(folder: Path) -> dict[str, Any]:
     """The demo's settings over a folder."""
     return {
         "name": "scale",
-        "sources": [{"kind": "directory", "path": str(folder), "project": "folder"}],
+        "sources": [{"kind": "directory", "path": str(folder), "project": "file"}],
         "label": {"origin": "first-folder"},
         "dedup": {"by": ["features"]},
         "screening": {"bins": 16, "top": 64},
@@ -74,27 +76,50 @@ def recipe_of(folder: Path) -> dict[str, Any]:
     }
 
 
-def command(recipe: Path, output: Path, workers: int) -> tuple[float, int]:
-    """Seconds of `binmill run`, a process of its own, and the most memory that one of its processes took."""
+class Ran(NamedTuple):
+    """What a run took: wall-clock and processor seconds, and the most bytes that one of its processes had."""
+
+    seconds: float
+    cpu: float
+    memory: int
+
+
+class Corpus(NamedTuple):
+    """What was run on, and what it took: files, bytes, seconds of items by stage, the run, bytes published."""
+
+    files: int
+    size: int
+    stages: dict[str, float]
+    ran: Ran
+    published: int
+
+
+def command(recipe: Path, output: Path, workers: int) -> Ran:
+    """Run `binmill run` in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment.pop("PREFECT_API_URL", None)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-m", "flows.cli", "run", str(recipe), "-o", str(output),
-         "--workers", str(workers), "--json"],
-        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    watched, most = psutil.Process(process.pid), 0
-    while process.poll() is None:
-        for one in (watched, *watched.children(recursive=True)):
-            try:
-                most = max(most, one.memory_info().rss)
-            except psutil.Error:
-                continue
-        time.sleep(0.2)
-    if process.returncode:
-        raise RuntimeError(f"binmill run ended with {process.returncode}")
-    return time.perf_counter() - start, most
+    with tempfile.TemporaryFile("w+") as told:
+        process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-m", "flows.cli", "run", str(recipe), "-o", str(output),
+             "--workers", str(workers), "--json"],
+            env=environment, stdout=subprocess.DEVNULL, stderr=told,
+        )  # fmt: skip
+        watched, most = psutil.Process(process.pid), 0
+        while process.poll() is None:
+            for one in (watched, *watched.children(recursive=True)):
+                try:
+                    most = max(most, one.memory_info().rss)
+                except psutil.Error:
+                    continue
+            time.sleep(0.2)
+        taken = time.perf_counter() - start
+        if process.returncode:
+            told.seek(0)
+            raise RuntimeError(f"binmill run ended with {process.returncode}: {told.read()[-2000:]}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return Ran(taken, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, most)
 
 
 def seconds_by_stage(output: Path) -> dict[str, float]:
@@ -106,86 +131,125 @@ def seconds_by_stage(output: Path) -> dict[str, float]:
     return dict(found)
 
 
-def extraction_seconds(output: Path, recipe: dict[str, Any], workers: int) -> float:
-    """Wall-clock seconds of the extract stage alone on so many Dask workers that have started and warmed up."""
+def plain(recipe: Path, output: Path) -> float:
+    """Seconds of the same stages in a plain loop of one process: no Prefect, no Dask; imports do not count."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c",
+         "import sys; from tests.benchmarks.bench_scale import loop; print(loop(*sys.argv[1:]))", recipe, output],
+        capture_output=True, text=True, check=True, cwd=ROOT,
+    )  # fmt: skip
+    return float(done.stdout.splitlines()[-1])
+
+
+def loop(recipe: str, output: str) -> float:
+    """What `plain` runs in its process."""
+    from flows.recipes import load_recipe
+    from flows.stages import run_stages
+    from tasks.build import Build, InProcess
+    from tasks.journal import Journal
+
+    root = Path(output)
+    start = time.perf_counter()
+    with Journal(root, write=True) as journal:
+        run_stages(Build(load_recipe(Path(recipe)), root, root, root / ".cache", InProcess(), journal), {})
+    return time.perf_counter() - start
+
+
+def extraction_seconds(folder: Path, recipes: tuple[Path, Path], workers: int, *, pinned: bool) -> float:
+    """Wall-clock seconds of the extract stage alone, of the second recipe; the first warms the workers up.
+
+    Parameters
+    ----------
+    pinned
+        Each worker has a core for itself and its parser, and no other. Free, a worker takes more than one: it reads
+        and hashes files while its parser is at work.
+    """
     import tasks.extract.task
     import tasks.ingest.task
-    from flows.recipes import check_recipe
+    from flows.recipes import load_recipe
     from tasks.build import Build
     from tasks.fanout import local_executor
     from tasks.journal import Journal
 
-    with Journal(output, write=True) as journal, local_executor(workers) as executor:
-        build = Build(
-            check_recipe(recipe, "bench"), output, output, output / ".cache", executor=executor, journal=journal
-        )
-        tasks.ingest.task.build(build)
-        executor.client.run(_warm)
-        start = time.perf_counter()
-        tasks.extract.task.build(build)
-        return time.perf_counter() - start
+    seconds = 0.0
+    with local_executor(workers) as executor:
+        if pinned:
+            for core, address in enumerate(executor.client.scheduler_info(n_workers=-1)["workers"]):
+                executor.client.run(_pin, core, workers=[address])
+        for recipe in recipes:
+            output = folder / recipe.stem
+            with Journal(output, write=True) as journal:
+                build = Build(load_recipe(recipe), output, output, output / ".cache", executor, journal)
+                tasks.ingest.task.build(build)
+                start = time.perf_counter()
+                tasks.extract.task.build(build)
+                seconds = time.perf_counter() - start
+    return seconds
 
 
-def _warm() -> None:
-    from tasks.extract.parse import load_kernels
-
-    load_kernels()
+def _pin(core: int) -> None:
+    for thread in Path("/proc/self/task").iterdir():
+        os.sched_setaffinity(int(thread.name), {core})
 
 
 def _runs(folder: Path) -> list[Measurement]:
     found: list[Measurement] = []
-    lines: list[tuple[int, int, dict[str, float], int, int]] = []
+    lines: list[Corpus] = []
+    recipes: list[Path] = []
     for files in SIZES:
-        place, output = folder / f"corpus-{files}", folder / f"out-{files}"
+        place, output, recipe = folder / f"corpus-{files}", folder / f"out-{files}", folder / f"{files}.yaml"
         size = corpus(place, files)
-        recipe = folder / f"{files}.yaml"
         recipe.write_text(yaml.safe_dump(recipe_of(place)))
-        whole, memory = command(recipe, output, 1)
-        stages = seconds_by_stage(output)
+        recipes.append(recipe)
+        if files == SIZES[0]:
+            plain(recipe, folder / "compiled")
+        alone = plain(recipe, folder / f"plain-{files}")
+        ran = command(recipe, output, 1)
         published = [p for part in ("tables", "fitted") for p in (output / part).rglob("*.parquet")]
-        lines.append((files, size, stages, memory, sum(p.stat().st_size for p in published)))
-        kernels = sum(stages.values())
+        lines.append(Corpus(files, size, seconds_by_stage(output), ran, sum(p.stat().st_size for p in published)))
         found.append(
             Measurement(
-                "whole run, 1 worker", f"{files:,} files, {size / 1e6:,.0f} MB", whole, floor=kernels,
-                note=f"{whole - kernels:.1f} s are not kernels, {whole / kernels - 1:.1%} of them",
+                "whole run, 1 worker", f"{files:,} files, {size / 1e6:,.0f} MB", ran.seconds, floor=alone,
+                note=f"{ran.seconds - alone:.1f} s ({ran.seconds / alone - 1:.1%}) over the stages in a plain loop",
             )
         )  # fmt: skip
-    again, _ = command(folder / f"{FILES}.yaml", folder / f"out-{FILES}", 1)
-    found.append(Measurement("the same again: nothing to do", f"{FILES:,} files", again))
-    place = folder / f"corpus-{FILES}"
-    taken = {w: extraction_seconds(folder / f"extract-{w}", recipe_of(place), w) for w in (1, 2)}
-    found.append(
-        Measurement(
-            "extraction, 2 workers", f"{FILES:,} files", taken[2], "1 worker", taken[1], floor=taken[1] / 2,
-            note=f"{taken[1] / taken[2]:.2f}x",
-        )
-    )  # fmt: skip
+    again = command(recipes[-1], folder / f"out-{FILES}", 1)
+    found.append(Measurement("the same again: nothing to do", f"{FILES:,} files", again.seconds))
+    two = (recipes[0], recipes[-1])
+    for pinned in (True, False):
+        one_by_two = [extraction_seconds(folder / f"extract-{w}-{pinned}", two, w, pinned=pinned) for w in (1, 2)]
+        found.append(
+            Measurement(
+                f"extraction, 2 workers, {'a core each' if pinned else 'free'}", f"{FILES:,} files", one_by_two[1],
+                "1 worker", one_by_two[0], floor=one_by_two[0] / 2,
+            )
+        )  # fmt: skip
     _costs(lines)
     return found
 
 
-def _costs(lines: list[tuple[int, int, dict[str, float], int, int]]) -> None:
-    """Print what the runs say of larger corpora: a + b · files by least squares, stage by stage."""
-    files = np.array([line[0] for line in lines], dtype=np.float64)
-    mean = sum(line[1] for line in lines) / files.sum()
+def _costs(lines: list[Corpus]) -> None:
+    """Print what the runs say of larger corpora: a + b · files by least squares, line by line."""
+    files = np.array([line.files for line in lines], dtype=np.float64)
+    mean = sum(line.size for line in lines) / files.sum()
     a = np.stack([np.ones_like(files), files], axis=1)
     table = Table(title=f"What a corpus costs ({mean / 1e3:.0f} KB a file)", title_justify="left", box=None)
-    for name in ("stage", *(f"{int(n):,} files" for n in files), "s per 1 000 files", "1 M files", "100 M files"):
-        table.add_column(name, justify="left" if name == "stage" else "right")
-    total = 0.0
-    for stage in lines[-1][2]:
-        seconds = np.array([line[2][stage] for line in lines])
-        slope = max(0.0, float(np.linalg.lstsq(a, seconds, rcond=None)[0][1]))
-        total += slope
+    for name in ("", *(f"{int(n):,} files" for n in files), "s per 1 000 files", "1 M files", "100 M files"):
+        table.add_column(name, justify="right" if name else "left")
+
+    def add(name: str, seconds: list[float]) -> None:
+        slope = max(0.0, float(np.linalg.lstsq(a, np.array(seconds), rcond=None)[0][1]))
         hours = (f"{slope * n / HOURS:,.1f} h" for n in (1e6, 1e8))
-        table.add_row(stage, *(f"{s:.1f} s" for s in seconds), f"{slope * 1e3:.2f}", *hours)
-    table.add_row("all", *(f"{sum(line[2].values()):.1f} s" for line in lines), f"{total * 1e3:.2f}",
-                  *(f"{total * n / HOURS:,.0f} h" for n in (1e6, 1e8)))  # fmt: skip
-    grown = (lines[-1][4] - lines[0][4]) / (lines[-1][0] - lines[0][0])
-    table.add_row("bytes published", *(f"{line[4] / 1e6:.1f} MB" for line in lines), f"{grown:,.0f} B a file",
+        table.add_row(name, *(f"{s:.1f} s" for s in seconds), f"{slope * 1e3:.2f}", *hours)
+
+    for stage in lines[-1].stages:
+        add(stage, [line.stages[stage] for line in lines])
+    add("all stages, by the clock", [sum(line.stages.values()) for line in lines])
+    add("all processes, processor time", [line.ran.cpu for line in lines])
+    grown = (lines[-1].published - lines[0].published) / (lines[-1].files - lines[0].files)
+    table.add_row("bytes published", *(f"{line.published / 1e6:.1f} MB" for line in lines), f"{grown:,.0f} B a file",
                   *(f"{grown * n / 1e9:,.0f} GB" for n in (1e6, 1e8)))  # fmt: skip
-    table.add_row("most memory of a process", *(f"{line[3] / 2**20:.0f} MiB" for line in lines))
+    table.add_row("most memory of a process", *(f"{line.ran.memory / 2**20:.0f} MiB" for line in lines))
     Console(width=150).print(table, "")
 
 
