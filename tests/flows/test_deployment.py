@@ -17,6 +17,7 @@ import psutil
 import pytest
 import yaml
 
+from tasks.query.dataset import open_dataset
 from tests.conftest import dask_scheduler, free_port, recipe_of, separate_hosts, stop
 
 ROOT = Path(__file__).parent.parent.parent
@@ -38,19 +39,30 @@ def prefect(prefect_api: dict[str, str]) -> Iterator[dict[str, str]]:
             stop(worker)
 
 
+@pytest.fixture(params=["small", pytest.param("demo", marks=pytest.mark.slow)])
+def built(request: pytest.FixtureRequest, small: Path, corpus: Path, tmp_path: Path) -> tuple[str, Path, str]:
+    """A recipe's name and file, and the digest that it has here with one worker."""
+    if request.param == "small":
+        (tmp_path / "small.yaml").write_text(yaml.safe_dump(recipe_of(corpus)))
+        return "small", tmp_path / "small.yaml", open_dataset(small).manifest.digest
+    recipe, output = ROOT / "flows" / "demo.yaml", tmp_path / "local"
+    subprocess.run([sys.executable, "-m", "flows.cli", "run", str(recipe), "-o", str(output)], cwd=ROOT, check=True)
+    return "compiler-language", recipe, open_dataset(output).manifest.digest
+
+
 @pytest.mark.prefect
 def test_a_deployed_run_gives_the_same_dataset(
-    prefect: dict[str, str], small: Path, corpus: Path, tmp_path: Path
+    prefect: dict[str, str], built: tuple[str, Path, str], tmp_path: Path
 ) -> None:
+    name, recipe, digest = built
     deployed = subprocess.run(
         [*PREFECT, "--no-prompt", "deploy", "--all", "--prefect-file", "deploy/prefect.yaml"],
         env=prefect, cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert deployed.returncode == 0, deployed.stdout + deployed.stderr
-    (tmp_path / "small.yaml").write_text(yaml.safe_dump(recipe_of(corpus)))
     port = free_port()
     cluster = {"kind": "address", "scheduler": f"tcp://127.0.0.1:{port}"}
-    parameters = {"recipe": str(tmp_path / "small.yaml"), "output": str(tmp_path / "out"), "cluster": cluster}
+    parameters = {"recipe": str(recipe), "output": str(tmp_path / "out"), "cluster": cluster}
     with (
         separate_hosts(2) as hosts,
         dask_scheduler(f"tcp://0.0.0.0:{port}", hosts=hosts) as processes,
@@ -71,17 +83,16 @@ def test_a_deployed_run_gives_the_same_dataset(
         run.wait(timeout=240)
     told = (tmp_path / "run.log").read_text() + (Path(prefect["PREFECT_HOME"]) / "worker.log").read_text()
     assert run.returncode == 0, told[-3000:]
-    digest = json.loads((tmp_path / "out" / "manifest.json").read_text())["digest"]
-    assert digest == json.loads((small / "manifest.json").read_text())["digest"]
+    assert open_dataset(tmp_path / "out").manifest.digest == digest
     auth = httpx.BasicAuth(*prefect["PREFECT_API_AUTH_STRING"].split(":"))
     runs = httpx.post(f"{prefect['PREFECT_API_URL']}/task_runs/filter", json={}, trust_env=False, auth=auth).json()
-    names = {run["name"].rsplit("-", 1)[0] for run in runs}
+    stages_run = {run["name"].rsplit("-", 1)[0] for run in runs}
     stages = {"ingest", "extract", "label", "split", "screen", "rebalance", "binarize"}
-    assert stages <= names
+    assert stages <= stages_run
     artifacts = httpx.post(f"{prefect['PREFECT_API_URL']}/artifacts/filter", json={}, trust_env=False, auth=auth).json()
     kept = {(found["key"], found["type"]) for found in artifacts}
-    assert {(f"small-{stage}", "progress") for stage in stages} <= kept
-    assert {("small-summary", "table"), ("small-failures", "markdown")} <= kept
+    assert {(f"{name}-{stage}", "progress") for stage in stages} <= kept
+    assert {(f"{name}-summary", "table"), (f"{name}-failures", "markdown")} <= kept
     deployment = httpx.get(
         f"{prefect['PREFECT_API_URL']}/deployments/name/build-dataset/dataset", trust_env=False, auth=auth
     ).json()
