@@ -47,13 +47,16 @@ def _population_count() -> Callable[[np.uint64], np.uint64]:
 
 
 LANES = 8
+CHAINS = 4
+"""Vectors of sums that wait for no other: an addition takes as long as four can be begun."""
 
 
 def _lane_sums() -> Callable[[Any, Any, int], tuple[float, ...]]:
-    """A kernel's door to vector instructions: eight sums side by side, which LLVM does not find in a loop by itself.
+    """A kernel's door to vector instructions: sums side by side, which LLVM does not find in a loop by itself.
 
-    Lane l of sums(a, b, n) is a[l]·b[l] + a[l + 8]·b[l + 8] + ..., in that order, each product and sum rounded to
-    float64: a and b are contiguous float32[>= n], n a multiple of 8.
+    Of sums(a, b, n), sum l of chain c is a[i]·b[i] + a[i + 32]·b[i + 32] + ... from i = 8c + l on, in that order, each
+    product and sum rounded to float64; lane l is (chain 0 + chain 2) + (chain 1 + chain 3). a and b are contiguous
+    float32[>= n], n a multiple of 8.
     """
 
     def typed(_: Any, a: Any, b: Any, size: Any) -> Any:
@@ -63,9 +66,9 @@ def _lane_sums() -> Callable[[Any, Any, int], tuple[float, ...]]:
                 context.make_array(kind)(context, builder, value).data
                 for kind, value in zip(signature.args[:2], arguments[:2], strict=True)
             ]
-            total = cgutils.alloca_once_value(builder, ir.Constant(doubles, [0.0] * LANES))
-            zero, step = (context.get_constant(types.intp, n) for n in (0, LANES))
-            with cgutils.for_range_slice(builder, zero, arguments[2], step, inc=True) as (index, _count):
+            chains = [cgutils.alloca_once_value(builder, ir.Constant(doubles, [0.0] * LANES)) for _ in range(CHAINS)]
+
+            def add(index: Any, chain: Any) -> None:
                 x, y = (
                     builder.fpext(
                         builder.load(builder.bitcast(builder.gep(place, [index]), singles.as_pointer()), align=4),
@@ -73,8 +76,23 @@ def _lane_sums() -> Callable[[Any, Any, int], tuple[float, ...]]:
                     )
                     for place in places
                 )
-                builder.store(builder.fadd(builder.load(total), builder.fmul(x, y)), total)
-            sums = builder.load(total)
+                builder.store(builder.fadd(builder.load(chain), builder.fmul(x, y)), chain)
+
+            def after(index: Any, lanes: int) -> Any:
+                return builder.add(index, context.get_constant(types.intp, lanes))
+
+            size = arguments[2]
+            zero, step = (context.get_constant(types.intp, n) for n in (0, CHAINS * LANES))
+            whole = builder.sub(size, builder.urem(size, step))
+            with cgutils.for_range_slice(builder, zero, whole, step, inc=True) as (index, _count):
+                for number, chain in enumerate(chains):
+                    add(after(index, number * LANES), chain)
+            for number, chain in enumerate(chains[:-1]):
+                index = after(whole, number * LANES)
+                with builder.if_then(builder.icmp_signed("<", index, size)):
+                    add(index, chain)
+            c0, c1, c2, c3 = (builder.load(chain) for chain in chains)
+            sums = builder.fadd(builder.fadd(c0, c2), builder.fadd(c1, c3))
             parts = [builder.extract_element(sums, ir.Constant(ir.IntType(32), lane)) for lane in range(LANES)]
             return context.make_tuple(builder, signature.return_type, parts)
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from schemas.errors import DatasetError
 from tasks.codes.lifting import Lift
 from tasks.codes.settling import cells, centre, rounded, signs, slack, summed
+from tasks.jit import CHAINS, LANES
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
@@ -179,7 +180,7 @@ class Binarizer:
             if self.matrix is None:
                 part[:] = z
             elif len(z) <= FEW_ROWS:
-                summed(z, self.matrix, np.empty((8, self.width)), part)
+                summed(z, self.matrix, np.empty((CHAINS * LANES, self.width)), part)
             else:
                 rounded(z.astype(np.float64) @ self.matrix.astype(np.float64), z, norms, self._columns, part)
             if (scales != 1).any():

@@ -10,10 +10,12 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.jit import LANES, compiled, lane_sums
+from tasks.jit import CHAINS, LANES, compiled, lane_sums
 
 Floats = NDArray[np.float32]
 
+GATHER = np.uint64(0x0102040810204080)
+"""Its product with eight bytes of 0 or 1 has them as bits in its highest byte, the first lowest."""
 LIMIT = np.float32(16384.0)
 """Grid steps at which a value is cut off, so that squares of twice as much fit 31 bits."""
 
@@ -67,13 +69,6 @@ def centre(x: Floats, shift: Floats, z: Floats, norms: NDArray[np.float64], scal
 
 
 @compiled
-def _packed(flags: NDArray[np.uint8], words: NDArray[np.uint64], code: NDArray[np.uint8]) -> None:
-    # words are the flags, eight at a time: the product gathers their lowest bits in the highest byte.
-    for b in range(len(code)):
-        code[b] = np.uint8((words[b] * np.uint64(0x0102040810204080)) >> np.uint64(56))
-
-
-@compiled
 def signs(
     p: Floats,
     z: Floats,
@@ -105,7 +100,8 @@ def signs(
             for j in range(width):
                 if not abs(row[j]) > slacks[j] * norm:
                     flags[j] = _dot(z[i], columns[j]) > 0.0
-        _packed(flags, words, codes[i])
+        for b in range(len(words)):
+            codes[i, b] = np.uint8((words[b] * GATHER) >> np.uint64(56))
 
 
 @compiled
@@ -133,10 +129,10 @@ def cells(
     """
     n, width = p.shape
     exact = len(columns) == 0
-    low, high = np.int32(-(1 << (planes - 1))), np.int32((1 << (planes - 1)) - 1)
     shift = np.int32(finer)
-    small = np.int32(math.sqrt(2.0**31 / width) / 2.0 - 1.0)  # a row's sums of squares of twice as much fit 31 bits
-    unit = 1 << (planes - 1)
+    half = np.int32(1 << (planes - 1))
+    # Up to here a row's sums of products of two odd numbers fit 31 bits.
+    small = np.int32(math.sqrt(2.0**31 / width) / 2.0 - 1.0)
     size = len(words)
     for i in range(n):
         norm = np.float32(norms[i])
@@ -144,7 +140,7 @@ def cells(
             codes[i, :] = 0
             factors[i] = 0.0
             continue
-        inverse = np.float32(math.sqrt(width) * (unit << finer) / (2.0 * step * norms[i]))
+        inverse = np.float32(math.sqrt(width) * (half << finer) / (2.0 * step * norms[i]))
         reach = norm * inverse
         row = p[i]
         for j in range(width):
@@ -158,62 +154,67 @@ def cells(
                         y = np.float64(row[j]) if exact else _dot(z[i], columns[j])
                         y = min(max(y * np.float64(inverse), -np.float64(LIMIT)), np.float64(LIMIT))
                         steps[j] = np.int32(math.ceil(y)) - np.int32(1)
-        far = np.int32(0)
-        for j in range(width):
-            far = np.int32(far | (steps[j] ^ np.int32(steps[j] >> np.int32(31))))
-        square = np.int64(0)
-        inner = np.int64(0)
+        # Of cell c, 2·c + 1 is the middle in half cells: m = c or −1 − c gives its size 2·m + 1, the sign is c's.
         # Numba computes with int64 unless each step is said to be int32.
-        squares = np.int32(0)
-        inners = np.int32(0)
-        if planes == 1 and far < small:
+        far = np.int32(0)
+        squares, inners = np.int32(0), np.int32(0)
+        if planes == 1:
             for j in range(width):
-                y2 = np.int32(np.int32(steps[j] + steps[j]) + np.int32(1))
-                squares = np.int32(squares + np.int32(y2 * y2))
-                inners = np.int32(inners + abs(y2))  # 2 · level + 1 is its sign
+                m = np.int32(steps[j] ^ np.int32(steps[j] >> np.int32(31)))
+                far = np.int32(far | m)
+                squares = np.int32(squares + np.int32(m * m))
+                inners = np.int32(inners + m)
                 flags[j] = steps[j] >= np.int32(0)
-            _packed(flags, words, codes[i])
-            factors[i] = (np.int64(squares) - width / 3.0) * unit / (2.0 * np.float64(inverse) * np.int64(inners))
-            continue
-        if far < small:
-            for j in range(width):
-                y2 = np.int32(np.int32(steps[j] + steps[j]) + np.int32(1))
-                level = min(max(np.int32(steps[j] >> shift), low), high)
-                squares = np.int32(squares + np.int32(y2 * y2))
-                inners = np.int32(inners + np.int32(y2 * np.int32(np.int32(level + level) + np.int32(1))))
-                steps[j] = np.int32(level - low)
-            square += np.int64(squares)
-            inner += np.int64(inners)
+            square = 4 * (np.int64(squares) + np.int64(inners)) + width
+            inner = 2 * np.int64(inners) + width
         else:
             for j in range(width):
-                wide = np.int64(2) * steps[j] + np.int64(1)
-                level = min(max(np.int32(steps[j] >> shift), low), high)
-                square += wide * wide
-                inner += wide * (np.int64(2) * level + np.int64(1))
-                steps[j] = np.int32(level - low)
-        for plane in range(planes):
-            down = np.int32(planes - 1 - plane)
+                sign = np.int32(steps[j] >> np.int32(31))
+                m = np.int32(steps[j] ^ sign)
+                far = np.int32(far | m)
+                level = np.int32(min(np.int32(m >> shift), np.int32(half - np.int32(1))))
+                middle = np.int32(np.int32(m + m) + np.int32(1))
+                squares = np.int32(squares + np.int32(middle * middle))
+                inners = np.int32(inners + np.int32(middle * np.int32(np.int32(level + level) + np.int32(1))))
+                flags[j] = np.uint8(np.int32(np.int32(level ^ sign) + half))
+            square, inner = np.int64(squares), np.int64(inners)
+        if far >= small:  # the sums overflowed, or may have
+            square, inner = np.int64(0), np.int64(0)
             for j in range(width):
-                flags[j] = np.uint8((steps[j] >> down) & np.int32(1))
-            _packed(flags, words, codes[i, plane * size : (plane + 1) * size])
-        factors[i] = (square - width / 3.0) * unit / (2.0 * np.float64(inverse) * inner)
+                m = np.int32(steps[j] ^ np.int32(steps[j] >> np.int32(31)))
+                wide = 2 * np.int64(m) + 1
+                square += wide * wide
+                inner += wide * (2 * np.int64(min(np.int32(m >> shift), np.int32(half - np.int32(1)))) + 1)
+        for plane in range(planes):  # a byte of flags is a value's level: its bits, highest first, are the planes'
+            down = np.uint64(planes - 1 - plane)
+            for b in range(size):
+                bits = (words[b] >> down) & np.uint64(0x0101010101010101)
+                codes[i, plane * size + b] = np.uint8((bits * GATHER) >> np.uint64(56))
+        factors[i] = (square - width / 3.0) * half / (2.0 * np.float64(inverse) * inner)
 
 
 @compiled
 def summed(z: Floats, matrix: Floats, lanes: NDArray[np.float64], result: Floats) -> None:
     """Sums in the order of `_dot`, rounded to float32: what `rounded` gives, and faster for a few rows.
 
-    `lanes` is float64[8, w], room for the eight partial sums of each column.
+    `lanes` is float64[32, w], room for the partial sums of each column.
     """
     d, width = matrix.shape
-    whole = d - d % 8
+    whole = d - d % LANES
     for i in range(len(z)):
         lanes[:] = 0.0
-        for k in range(d):
+        for k in range(whole):
             value = np.float64(z[i, k])
-            lane = lanes[k % 8 if k < whole else 0]
+            lane = lanes[k % (CHAINS * LANES)]
             for j in range(width):
                 lane[j] += value * np.float64(matrix[k, j])
+        for low in range(LANES):
+            for j in range(width):
+                lanes[low, j] = (lanes[low, j] + lanes[low + 16, j]) + (lanes[low + 8, j] + lanes[low + 24, j])
+        for k in range(whole, d):
+            value = np.float64(z[i, k])
+            for j in range(width):
+                lanes[0, j] += value * np.float64(matrix[k, j])
         for j in range(width):
             even = (lanes[0, j] + lanes[4, j]) + (lanes[2, j] + lanes[6, j])
             result[i, j] = np.float32(even + ((lanes[1, j] + lanes[5, j]) + (lanes[3, j] + lanes[7, j])))

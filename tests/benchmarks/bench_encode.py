@@ -11,6 +11,7 @@ from tasks.codes.binarizer import Binarizer
 from tests.benchmarks.report import Measurement, median_time
 
 ROWS, DIMENSIONS = 100_000, 384
+ROUNDS = 11
 CASES = (
     ("itq", 384, None),
     ("itq", 256, None),
@@ -41,14 +42,17 @@ def run() -> list[Measurement]:
             binarizer = fit(method, x[:4000], bits=bits, options=quick)
             binarizer.encode(x[:10])  # compiled
             product = partial(_products, x, binarizer)
-            ours, floor = median_time(partial(binarizer.encode, x), 5), median_time(product, 5)
+            # By turns, so that what else the machine does meets both.
+            turns = [(median_time(partial(binarizer.encode, x), 1), median_time(product, 1)) for _ in range(ROUNDS)]
+            ours, floor = (float(np.median(times)) for times in zip(*turns, strict=True))
+            share = float(np.median([theirs / mine for mine, theirs in turns]))
             found.append(
                 Measurement(
                     f"{method} encode, {binarizer.planes} x {binarizer.width} bits",
                     f"{ROWS:,} x {DIMENSIONS}",
                     ours,
                     floor=floor,
-                    note=f"{floor / ours:.0%} of the rate of the bare float32 product",
+                    note=f"{share:.0%} of the rate of the bare float32 product",
                 )
             )
     return found
