@@ -10,7 +10,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.jit import CHAINS, LANES, compiled, lane_sums
+from tasks.jit import CHAINS, LANES, compiled, lane_sums, wide_vectors
 
 Floats = NDArray[np.float32]
 
@@ -84,6 +84,7 @@ def signs(
     `columns` is the matrix transposed, or of no rows where p is exact. `flags` is uint8[8 · bytes] and zero, `words`
     the same memory as uint64[bytes].
     """
+    wide_vectors()
     n, width = p.shape
     exact = len(columns) == 0
     for i in range(n):
@@ -127,6 +128,7 @@ def cells(
     is then the binary number c >> finer, cut off at the outermost cells, highest bit first. The factor is computed from
     the cells alone, in whole numbers: from their middles, less the variance of a uniform cell.
     """
+    wide_vectors()
     n, width = p.shape
     exact = len(columns) == 0
     shift = np.int32(finer)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tasks.jit import CHAINS, LANES, compiled, lane_sums
+from tasks.jit import CHAINS, LANES, compiled, lane_sums, wide_vectors
 
 
 @compiled
@@ -21,3 +21,19 @@ def test_lane_sums_are_added_up_in_their_order(size: int) -> None:
         chains[k // LANES % CHAINS, k % LANES] += np.float64(a[k]) * np.float64(b[k])
     expected = (chains[0] + chains[2]) + (chains[1] + chains[3])
     assert np.array(sums(a, b, size)).tobytes() == expected.tobytes()
+
+
+@compiled
+def wide(a: NDArray[np.float32], found: NDArray[np.float32]) -> None:
+    wide_vectors()
+    for i in range(len(a)):
+        found[i] = np.ceil(a[i] * np.float32(3.0)) - a[i]
+
+
+def test_wide_vectors_change_no_bit() -> None:
+    a = np.random.default_rng(0).standard_normal(1001).astype(np.float32)
+    found = np.empty_like(a)
+    wide(a, found)
+    assert found.tobytes() == (np.ceil(a * np.float32(3.0)) - a).tobytes()
+    (code,) = wide.inspect_llvm().values()  # pyright: ignore[reportFunctionMemberAccess]
+    assert '"prefer-vector-width"="512"' in code
