@@ -9,13 +9,14 @@ from pathlib import Path
 
 from schemas.errors import DatasetError
 from schemas.manifest import MANIFEST
+from schemas.statement import ATTESTED
 from tasks.ingest.cache import default_cache
 from tasks.journal import Journal
 from tasks.query.dataset import Dataset, check_manifest, open_dataset
 from tasks.query.remote import open_remote
 from tasks.shards import replace_atomically, sweep
 from tasks.store.fetch import fetch, fetch_attested
-from tasks.store.layout import ATTESTED, file_name
+from tasks.store.layout import file_name
 from tasks.store.objects import ObjectStore, is_url
 from tasks.store.push import Published, published, push, receive
 from tasks.versions import version_at
@@ -109,8 +110,9 @@ def _receive_files(store: ObjectStore, text: bytes, root: Path) -> None:
     for name in ATTESTED:
         (root / name).unlink(missing_ok=True)
     replace_atomically(root / MANIFEST, text)
+    manifest_sha256 = hashlib.sha256(text).hexdigest()
     for name in ATTESTED:
-        fetch_attested(store, hashlib.sha256(text).hexdigest(), name, root / name)
+        fetch_attested(store, manifest_sha256, name, root / name)
 
 
 def pull(url: str, folder: Path, told: Callable[[int, int], None] = lambda done, total: None) -> Dataset:

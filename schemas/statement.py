@@ -9,6 +9,8 @@ STATEMENT = "provenance.intoto.json"
 """File of the statement, beside the manifest. It names the manifest's SHA-256, and so is written after it."""
 ENVELOPE = "provenance.dsse.json"
 """File of the signed statement: a DSSE envelope."""
+ATTESTED = (STATEMENT, ENVELOPE)
+"""What names a manifest, so that the manifest cannot list it."""
 PAYLOAD = "application/vnd.in-toto+json"
 
 TYPE = "https://in-toto.io/Statement/v1"

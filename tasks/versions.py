@@ -10,7 +10,7 @@ from pathlib import Path
 
 from schemas.errors import DatasetError
 from schemas.manifest import MANIFEST, Manifest
-from schemas.statement import ENVELOPE, STATEMENT
+from schemas.statement import ATTESTED
 from tasks.shards import STATE
 
 VERSIONS = f"{STATE}/versions"
@@ -113,7 +113,7 @@ def _files(root: Path, manifest: Manifest) -> Iterator[tuple[str, int | None]]:
         yield shard.path, shard.size
     for name in manifest.files:
         yield name, None
-    for name in (STATEMENT, ENVELOPE):
+    for name in ATTESTED:
         if (root / name).is_file():
             yield name, None
     yield MANIFEST, None

@@ -107,14 +107,16 @@ def _build(
     only: Literal["screen", "rebalance"] | None = None,
 ) -> None:
     from flows.cluster import ahead, cluster_of
-    from flows.stores import opened
+    from flows.stores import folder_of, opened
     from schemas.cluster import Local
     from schemas.manifest import MANIFEST
+    from tasks.ingest.cache import default_cache
 
     workers, scheduler, memory_mib, setting, tls = where
     cluster = cluster_of(setting, workers=workers, scheduler=scheduler, memory_mib=memory_mib, tls=tls)
-    # Where there is no dataset, there is work.
-    new = isinstance(cluster, Local) and cluster.workers > 0 and not Path(output, MANIFEST).exists()
+    # Where there is no dataset, there is work. (For a URL, in the folder that its run works in.)
+    folder = folder_of(output, cache or default_cache())
+    new = isinstance(cluster, Local) and cluster.workers > 0 and not (folder / MANIFEST).exists()
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL")
     if not os.environ.get("PREFECT_API_URL"):

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from schemas.errors import DatasetError
 from schemas.manifest import MANIFEST
+from schemas.statement import ATTESTED
 from tasks.query.dataset import Dataset, check_manifest
 from tasks.shards import replace_atomically
 from tasks.store.fetch import fetch, fetch_attested
-from tasks.store.layout import ATTESTED, file_name
+from tasks.store.layout import file_name
 from tasks.store.objects import ObjectStore
 
 

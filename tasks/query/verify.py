@@ -43,9 +43,8 @@ def verify(dataset: Dataset, key: bytes | None = None) -> Iterator[tuple[str, li
         path = dataset.place(name)
         same = path.is_file() and sha256_file(path) == sha256
         yield name, [] if same else [Finding(name, "missing or changed since the manifest was written")]
-    if is_current(dataset) and dataset.place(STATEMENT).is_file():
-        data = dataset.place(STATEMENT).read_bytes()
-        yield STATEMENT, [Finding(STATEMENT, problem) for problem in statement_problems(dataset, data)]
+    if is_current(dataset) and (path := dataset.place(STATEMENT)).is_file():  # each look asks the store
+        yield STATEMENT, [Finding(STATEMENT, problem) for problem in statement_problems(dataset, path.read_bytes())]
     if key is not None:
         yield ENVELOPE, [Finding(ENVELOPE, problem) for problem in signature_problems(dataset, key)]
     yield "unlisted files", _unlisted(dataset)

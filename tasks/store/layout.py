@@ -16,9 +16,7 @@ under names that say its content, and only the manifest itself is replaced, by a
 from pathlib import PurePosixPath
 
 from schemas.errors import DatasetError
-from schemas.statement import ENVELOPE, STATEMENT
 
-ATTESTED = (STATEMENT, ENVELOPE)
 SHARDS = ("tables/", "fitted/", ".binmill/work/")
 
 
@@ -33,7 +31,7 @@ def journal_name(manifest_sha256: str) -> str:
 
 
 def attested_name(manifest_sha256: str, name: str) -> str:
-    """Name of the object that holds a file of `ATTESTED`: they name the manifest, so that it cannot list them."""
+    """Name of the object that holds a file of `ATTESTED` of a manifest."""
     return f".binmill/attested/{manifest_sha256}/{name}"
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from schemas.errors import DatasetError
 from schemas.manifest import MANIFEST, Manifest
+from schemas.statement import ATTESTED
 from tasks.items import Receipt
 from tasks.journal import Journal
 from tasks.shards import STATE, Shard, is_right, sha256_file
 from tasks.store.fetch import fetch
-from tasks.store.layout import ATTESTED, SHARDS, attested_name, file_name, inside, journal_name
+from tasks.store.layout import SHARDS, attested_name, file_name, inside, journal_name
 from tasks.store.objects import ObjectStore
 
 THREADS = 8

@@ -55,7 +55,6 @@ def corpus(folder: Path, files: int) -> int:
         module = modules[number % len(modules)]
         package = module.relative_to(site).parts[0]
         label = "science" if package in {"numpy", "scipy", "sklearn", "pandas", "matplotlib"} else "other"
-
         place = folder / label / f"{package}-{number // len(modules)}" / f"{number:06d}-{module.name}"
         place.parent.mkdir(parents=True, exist_ok=True)
         data = module.read_bytes() + number.to_bytes(8, "little")
