@@ -1,5 +1,6 @@
 """Where the work runs: in this process, on local Dask workers, or on a cluster; from one setting."""
 
+import concurrent.futures
 import contextlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextvars import ContextVar
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 
 from schemas.cluster import CLUSTER, KINDS, Address, Cluster, Kubernetes, Local, Slurm
 from schemas.errors import RecipeError
+from tasks import drawing
 from tasks.build import InProcess
 from tasks.items import Item, Receipt
 
@@ -94,8 +96,9 @@ class LazyCluster:
     """An executor that starts its cluster when there is work, so that a run with nothing to do is quick."""
 
     cluster: Cluster
-    stack: contextlib.ExitStack
-    started: "DaskExecutor | None" = field(default=None)
+    stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    started: "DaskExecutor | None" = None
+    leaving: "concurrent.futures.Future[None] | None" = None
 
     def start(self) -> "DaskExecutor":
         """The cluster's executor; it is started if it was not, or if it is lost."""
@@ -111,7 +114,21 @@ class LazyCluster:
     def run(self, root: str, items: Sequence[Item]) -> Iterator[tuple[Item, Receipt]]:
         """Run items on the cluster."""
         if items:
+            drawing.prepare()  # workers are busy from here on, and this process is not
             yield from self.start().run(root, items)
+
+    def leave(self) -> None:
+        """Begin to end the cluster, beside what else there is to do."""
+        pool = concurrent.futures.ThreadPoolExecutor(1)
+        self.leaving = pool.submit(self.stack.close)
+        pool.shutdown(wait=False)
+
+    def end(self) -> None:
+        """End the cluster, and wait until it has ended."""
+        if self.leaving is None:
+            self.stack.close()
+        else:
+            self.leaving.result()
 
 
 def _started(cluster: Cluster) -> "contextlib.AbstractContextManager[DaskExecutor]":
@@ -135,13 +152,13 @@ _AHEAD: ContextVar[LazyCluster | None] = ContextVar("_AHEAD", default=None)
 @contextlib.contextmanager
 def ahead(cluster: Cluster) -> Generator[Callable[[], object]]:
     """What starts a cluster before the flow that works on it: workers take seconds, as Prefect's server does."""
-    with contextlib.ExitStack() as stack:
-        lazy = LazyCluster(cluster, stack)
-        token = _AHEAD.set(lazy)
-        try:
-            yield lazy.start
-        finally:
-            _AHEAD.reset(token)
+    lazy = LazyCluster(cluster)
+    token = _AHEAD.set(lazy)
+    try:
+        yield lazy.start
+    finally:
+        _AHEAD.reset(token)
+        lazy.end()
 
 
 @contextlib.contextmanager
@@ -153,5 +170,8 @@ def executor(cluster: Cluster) -> Generator[InProcess | LazyCluster]:
     if (waiting := _AHEAD.get()) is not None and waiting.cluster == cluster:
         yield waiting
         return
-    with contextlib.ExitStack() as stack:
-        yield LazyCluster(cluster, stack)
+    lazy = LazyCluster(cluster)
+    try:
+        yield lazy
+    finally:
+        lazy.end()

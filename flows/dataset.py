@@ -11,7 +11,7 @@ from typing import Any
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.cluster import cluster_of, executor
+from flows.cluster import LazyCluster, cluster_of, executor
 from flows.progress import Lines
 from flows.recipes import DEMO, check_recipe, load_recipe
 from flows.records import Recorded, failure_of, journal_of, note_failure, record_result
@@ -165,6 +165,8 @@ def _made(
         )
         for name, stage in stages:
             _stage_task(name, stage, build)()
+        if isinstance(where, LazyCluster):
+            where.leave()
         finished = datetime.datetime.now(datetime.UTC)
         run = {
             "started": started.isoformat(timespec="seconds"),

@@ -20,6 +20,7 @@ from pathlib import Path
 import httpx
 
 from schemas.errors import WorkerError
+from tasks.loading import loading
 
 START_S = 120.0
 PR_SET_PDEATHSIG = 1
@@ -45,21 +46,21 @@ def prefect_server(meanwhile: Callable[[], object] = lambda: None) -> Generator[
     # Importing Prefect takes a second: the server starts meanwhile, for nothing if a profile names another.
     own = None if os.environ.get("PREFECT_API_URL") else _Own()
     try:
-        from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL
+        with loading():
+            from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL
 
-        if configured := PREFECT_API_URL.value():
-            if own is not None:
+            if (configured := PREFECT_API_URL.value()) and own is not None:
                 own.stop()
+            meanwhile()
+        if configured:
             with _named(
                 f"Prefect's server at {configured} does not answer",
                 "start it (prefect server start), or unset PREFECT_API_URL, and run again: finished work is kept",
             ):
                 _ask(configured, PREFECT_API_AUTH_STRING.value())
-                meanwhile()
                 yield configured
             return
         own = own or _Own()
-        meanwhile()
         own.wait()
         with (
             own.settings(),
@@ -101,13 +102,19 @@ class _Own:
             PREFECT_API_AUTH_STRING,
             PREFECT_API_URL,
             PREFECT_CLIENT_MAX_RETRIES,
+            PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
             temporary_settings,
         )
 
         token = TEMPORARY.set(True)
         try:
             with temporary_settings(
-                {PREFECT_API_URL: self.address, PREFECT_API_AUTH_STRING: self._secret, PREFECT_CLIENT_MAX_RETRIES: 1}
+                {
+                    PREFECT_API_URL: self.address,
+                    PREFECT_API_AUTH_STRING: self._secret,
+                    PREFECT_CLIENT_MAX_RETRIES: 1,
+                    PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,  # nobody looks; and at its end a run waits for its pulse
+                }
             ):
                 yield
         finally:
@@ -168,10 +175,12 @@ def main() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != int(sys.argv[2]):  # it ended before we asked to be told
             return
-    import uvicorn
+    with loading():
+        import uvicorn
+        from prefect.server.api.server import create_app
 
-    application = "prefect.server.api.server:create_app"
-    uvicorn.run(application, factory=True, host="127.0.0.1", port=int(sys.argv[1]), log_level="critical")
+        application = create_app(ephemeral=True)  # without a page and services that nobody asks
+    uvicorn.run(application, host="127.0.0.1", port=int(sys.argv[1]), log_level="critical")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ VALUE_LIBRARIES: dict[str, tuple[str, ...]] = {
 SHARED = {"binarize": ("codes",)}
 """Folders beside the stages whose code decides what a stage writes."""
 
-BESIDE = {"build.py", "drawing.py", "fanout.py", "items.py", "journal.py", "order.py", "versions.py"}
+BESIDE = {"build.py", "drawing.py", "fanout.py", "items.py", "journal.py", "loading.py", "order.py", "versions.py"}
 """Modules beside the stages that decide where and when work is done, how it looks, and what is told of it: not what a
 stage writes."""
 

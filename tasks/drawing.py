@@ -61,6 +61,19 @@ def drawing() -> Generator[None]:
             yield
 
 
+def prepare() -> None:
+    """Import what drawing needs beside what else is done: it takes a second."""
+    if "matplotlib.font_manager" not in sys.modules and not _drawing.locked():
+        threading.Thread(target=_prepare, daemon=True).start()
+
+
+def _prepare() -> None:
+    with _drawing:
+        _import_fonts()
+        import matplotlib.backends.backend_svg
+        import matplotlib.figure  # noqa: F401  # pyright: ignore[reportUnusedImport]
+
+
 def _import_fonts() -> None:
     # The first import leaves a list of the machine's fonts in the home directory, unless told another.
     told = os.environ.get("MPLCONFIGDIR")

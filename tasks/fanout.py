@@ -27,6 +27,7 @@ from distributed.security import Security
 from schemas.cluster import Kubernetes, Slurm, dask_cluster
 from schemas.errors import BinmillError, WorkerError
 from tasks.items import Item, Receipt, perform
+from tasks.loading import load_stages
 
 # Dask says it in three ways, by who of the two sides notices first.
 LOST = (asyncio.CancelledError, concurrent.futures.CancelledError, CommClosedError)
@@ -202,6 +203,7 @@ def local_executor(workers: int, memory_limit: int | None = None) -> Generator[D
             )
         try:
             with Client(cluster, set_as_default=False) as client:
+                client.run(load_stages, wait=False)
                 yield DaskExecutor(client)
         finally:
             cluster.close(timeout=20)
