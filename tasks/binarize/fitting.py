@@ -11,7 +11,7 @@ from tasks.binarize.selection import select
 from tasks.binarize.training import trained
 from tasks.codes.binarizer import METHODS, MOST_PLANES, Binarizer
 from tasks.codes.lifting import Lift
-from tasks.codes.rotation import random_rotation, stream
+from tasks.codes.rotation import FastRotation, random_rotation, stream
 
 Floats = NDArray[np.float32]
 
@@ -95,8 +95,9 @@ def fit(method: str, x: Floats, *, bits: int | None = None, seed: int = 0, optio
     shift = _shift(method, features)
     z = features.astype(np.float64) - shift
     kind, matrix = _matrix(method, z, width, seed, options)
+    fast, matrix = (matrix, matrix.matrix()) if isinstance(matrix, FastRotation) else (None, matrix)
     estimates = method in {"rabitq", "residual"}
-    made = Binarizer(method, kind, d, width, planes, estimates, shift, matrix, BLANK, lift=lift)
+    made = Binarizer(method, kind, d, width, planes, estimates, shift, matrix, BLANK, lift=lift, fast=fast)
     return calibrated(made, x) if estimates else made
 
 
@@ -117,7 +118,9 @@ def _shift(method: str, x: Floats) -> Floats:
     return x.mean(axis=0, dtype=np.float64).astype(np.float32)
 
 
-def _matrix(method: str, z: Doubles, width: int, seed: int, options: Options) -> tuple[str, Floats | None]:
+def _matrix(
+    method: str, z: Doubles, width: int, seed: int, options: Options
+) -> tuple[str, Floats | FastRotation | None]:
     d = z.shape[1]
     if method in {"sign", "median"}:
         return "axes", rotated("axes", z, width, seed)
@@ -149,7 +152,7 @@ def _lift(x: Floats, count: int, seed: int) -> Lift:
 def with_planes(rabitq: Binarizer, x: Floats, planes: int) -> Binarizer:
     """What `residual` with these planes would be on the vectors that `rabitq` was fitted on: the matrix is the same."""
     b = rabitq
-    made = Binarizer("residual", b.rotation, b.dimensions, b.width, planes, True, b.shift, b.matrix, BLANK)
+    made = Binarizer("residual", b.rotation, b.dimensions, b.width, planes, True, b.shift, b.matrix, BLANK, fast=b.fast)
     return calibrated(made, filled(spread(x, FIT_ROWS)))
 
 
@@ -208,5 +211,5 @@ def replaced(binarizer: Binarizer, *, step: float | None = None, tables: Floats 
     b = binarizer
     return Binarizer(
         b.method, b.rotation, b.dimensions, b.width, b.planes, b.estimates, b.shift, b.matrix,
-        b.tables if tables is None else tables, b.step if step is None else step, b.gain, b.lift,
+        b.tables if tables is None else tables, b.step if step is None else step, b.gain, b.lift, b.fast,
     )  # fmt: skip

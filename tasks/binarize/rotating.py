@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.errors import RecipeError
-from tasks.codes.rotation import random_rotation
+from tasks.codes.rotation import FastRotation, random_flips, random_rotation
 
 Doubles = NDArray[np.float64]
 
@@ -59,15 +59,17 @@ def itq(z: Doubles, seed: int, iterations: int = 50) -> Doubles:
     return rotation
 
 
-def rotated(rotation: str, z: Doubles, width: int, seed: int, iterations: int = 50) -> NDArray[np.float32] | None:
-    """The matrix of a rotation to `width` bits: orthonormal columns, or rows where bits outnumber dimensions.
+def rotated(
+    rotation: str, z: Doubles, width: int, seed: int, iterations: int = 50
+) -> NDArray[np.float32] | FastRotation | None:
+    """A rotation to `width` bits: orthonormal columns, or rows where bits outnumber dimensions.
 
     Parameters
     ----------
     rotation
-        `axes`: the components themselves, those of the greatest variance where bits are fewer. `random`: Haar; fewer
-        columns are lengthened so that products keep their expectation, and of more bits the rows are orthonormal, so
-        that products are kept. `itq`: principal components, then iterative quantisation.
+        `axes`: the components themselves, those of the greatest variance where bits are fewer. `random`: a fast one;
+        fewer columns are lengthened so that products keep their expectation, and of more bits the rows are orthonormal,
+        so that products are kept. `itq`: principal components, then iterative quantisation.
     z
         float64[n, d], centred.
     width
@@ -77,7 +79,7 @@ def rotated(rotation: str, z: Doubles, width: int, seed: int, iterations: int = 
 
     Returns
     -------
-    float32[d, width] or None
+    FastRotation, float32[d, width] or None
         None is the identity.
 
     Raises
@@ -94,9 +96,8 @@ def rotated(rotation: str, z: Doubles, width: int, seed: int, iterations: int = 
             f"ask for at most {d} bits, use the random rotation or simhash, or residual with more planes",
         )
     if rotation == "random":
-        full = random_rotation(seed, "rabitq", max(d, width))
-        matrix = full[:d] if width > d else full[:, :width] * np.sqrt(d / width)
-    elif rotation == "axes":
+        return FastRotation(random_flips(seed, "rabitq", max(d, width)), d, width)
+    if rotation == "axes":
         if width == d:
             return None
         kept = np.sort(np.argsort(-(z**2).sum(axis=0), kind="stable")[:width])

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from schemas.errors import DatasetError
 from tasks.codes.lifting import Lift
+from tasks.codes.rotation import FEW, ROUNDS, FastRotation
 from tasks.codes.settling import cells, centre, rounded, signs, slack, summed
 from tasks.jit import CHAINS, LANES
 
@@ -44,9 +45,11 @@ BINARIZERS: Any = pa.schema(
         pa.field("factors", pa.list_(pa.float32(), 256), nullable=False),
         pa.field("anchors", pa.list_(pa.float32())),
         pa.field("gamma", pa.float64()),
+        pa.field("flips", pa.binary()),
     ]
 )
-"""Fitted binarizers, a row each; matrix and anchors row after row. A null matrix is the identity."""
+"""Fitted binarizers, a row each; matrix and anchors row after row. Where the matrix is null it is that of the fast
+rotation with these flips, round after round (`tasks.codes.rotation`); of neither, the identity."""
 
 
 class Encoded(NamedTuple):
@@ -102,6 +105,8 @@ class Binarizer:
         Norm of a code's row for one of x − shift: 1 but where the codes are those of another space.
     lift
         Of kernelised hashing: what is done to vectors before all else.
+    fast
+        Of a random rotation: the same matrix as one that is multiplied with in O(d log d). No bit depends on it.
     """
 
     method: str
@@ -116,14 +121,17 @@ class Binarizer:
     step: float = 1.0
     gain: float = 1.0
     lift: Lift | None = None
+    fast: FastRotation | None = None
     _columns: Floats = field(init=False, repr=False)
     _slack: Floats = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        exact = self.matrix is None
         columns = np.zeros((0, 0), np.float32) if self.matrix is None else np.ascontiguousarray(self.matrix.T)
         object.__setattr__(self, "_columns", columns)
-        within = np.zeros(self.width, np.float32) if exact or self.matrix is None else slack(self.matrix)
+        if self.matrix is None:
+            within = np.zeros(self.width, np.float32)
+        else:
+            within = slack(self.matrix, len(self.matrix) if self._turn is None else self._turn.roundings)
         object.__setattr__(self, "_slack", within)
 
     @property
@@ -145,6 +153,11 @@ class Binarizer:
     def weights(self) -> Floats:
         """float32[planes], 1, 1/2, 1/4, ..."""
         return np.float32(2.0) ** -np.arange(self.planes, dtype=np.float32)
+
+    @property
+    def _turn(self) -> FastRotation | None:
+        """The fast rotation, where it is faster than a product of matrices."""
+        return self.fast if self.fast is not None and max(self.fast.d, self.width) >= FEW else None
 
     @property
     def _finer(self) -> int:
@@ -194,7 +207,7 @@ class Binarizer:
         flags = np.zeros(8 * -(-self.width // 8), np.uint8)
         words = flags.view(np.uint64)
         for rows, z, norms, scales in self._tiles(x):
-            p = z if self.matrix is None else z @ self.matrix
+            p = z if self.matrix is None else z @ self.matrix if self._turn is None else self._turn.turn(z)
             if not self.estimates and self.planes == 1:
                 signs(p, z, norms, self._columns, self._slack, flags, words, codes[rows])
                 continue
@@ -220,7 +233,8 @@ class Binarizer:
             for name in ("method", "rotation", "dimensions", "width", "planes", "estimates", "step", "gain", "shift")
         }
         row |= {"norms": self.tables[0], "factors": self.tables[1]}
-        row["matrix"] = None if self.matrix is None else self.matrix.ravel()
+        row["matrix"] = None if self.matrix is None or self.fast is not None else self.matrix.ravel()
+        row["flips"] = None if self.fast is None else self.fast.flips.tobytes()
         row["anchors"] = None if self.lift is None else self.lift.anchors.ravel()
         row["gamma"] = None if self.lift is None else self.lift.gamma
         return pa.Table.from_arrays([pa.array([row[f.name]], f.type) for f in BINARIZERS], schema=BINARIZERS)
@@ -260,6 +274,8 @@ def from_table(table: Any, method: str | None = None) -> Binarizer:
     DatasetError
         The table has another schema, or a row that no fit writes.
     """
+    if table.schema.names == BINARIZERS.names[:-1]:  # of a version before fast rotations
+        table = table.append_column(BINARIZERS.field("flips"), pa.nulls(len(table), pa.binary()))
     if table.schema.names != BINARIZERS.names:
         raise _damaged(f"columns are {', '.join(table.schema.names)}")
     try:
@@ -300,8 +316,11 @@ def _checked(plain: dict[str, Any], arrays: dict[str, Floats | None]) -> Binariz
     k = d if lift is None else len(shift)
     if d < 1 or width < 1 or not 1 <= planes <= MOST_PLANES or len(shift) != k:
         raise _damaged(f"{d} dimensions, {width} bits, {planes} planes, {len(shift)} components of the shift")
-    if len(matrix) != k * width if matrix is not None else width != k:
+    fast = None if plain["flips"] is None else _fast(plain["flips"], k, width)
+    if fast is None and (len(matrix) != k * width if matrix is not None else width != k):
         raise _damaged(f"a matrix of {0 if matrix is None else len(matrix)} components for {k} x {width}")
+    if fast is not None and matrix is not None:
+        raise _damaged("both a matrix and the signs of a fast rotation")
     if not (np.isfinite(scale) and scale > 0 and np.isfinite(gain) and gain > 0):
         raise _damaged(f"step {scale}, gain {gain}")
     norms, factors = arrays["norms"], arrays["factors"]
@@ -310,10 +329,19 @@ def _checked(plain: dict[str, Any], arrays: dict[str, Floats | None]) -> Binariz
     tables = np.stack([norms, factors])
     if (tables[:, 0] != 0).any() or (np.diff(tables) <= 0).any():
         raise _damaged("tables of norms and factors do not rise from 0")
+    if fast is not None:
+        matrix = fast.matrix()
     return Binarizer(
         plain["method"], plain["rotation"], d, width, planes, plain["estimates"], shift,
-        None if matrix is None else matrix.reshape(k, width), tables, scale, gain, lift,
+        None if matrix is None else matrix.reshape(k, width), tables, scale, gain, lift, fast,
     )  # fmt: skip
+
+
+def _fast(flips: bytes, k: int, width: int) -> FastRotation:
+    size = max(k, width)
+    if len(flips) != ROUNDS * -(-size // 8):
+        raise _damaged(f"{len(flips)} bytes of signs for a rotation of {size} components")
+    return FastRotation(np.frombuffer(flips, np.uint8).reshape(ROUNDS, -1), k, width)
 
 
 def _damaged(problem: str) -> DatasetError:

@@ -20,14 +20,14 @@ LIMIT = np.float32(16384.0)
 """Grid steps at which a value is cut off, so that squares of twice as much fit 31 bits."""
 
 
-def slack(matrix: Floats) -> Floats:
+def slack(matrix: Floats, roundings: int) -> Floats:
     """How far a float32 product with each column may be from the exact one, as a share of the row's norm: float32[w].
 
-    The 16 beside the number of terms cover what follows the product: norms and steps rounded to float32, and one
-    multiplication. The constant covers products that underflow.
+    The 16 beside the roundings of the product, as many as it has terms, cover what follows it: norms and steps rounded
+    to float32, and one multiplication. The constant covers products that underflow.
     """
     norms = np.sqrt((matrix.astype(np.float64) ** 2).sum(axis=0))
-    return ((len(matrix) + 16) * 2.0**-24 * norms * 1.01 + 2.0**-80).astype(np.float32)
+    return ((roundings + 16) * 2.0**-24 * norms * 1.01 + 2.0**-80).astype(np.float32)
 
 
 @compiled

@@ -1,4 +1,4 @@
-"""Encoding against the bare float32 matrix product that is in it. One thread."""
+"""Encoding against the bare float32 product with its matrix, which a random rotation need not do. One thread."""
 
 from functools import partial
 
@@ -8,7 +8,7 @@ from threadpoolctl import threadpool_limits
 
 from tasks.binarize.fitting import Options, fit
 from tasks.codes.binarizer import Binarizer
-from tests.benchmarks.report import Measurement, median_time
+from tests.benchmarks.report import Measurement, seconds
 
 ROWS, DIMENSIONS = 100_000, 384
 ROUNDS = 11
@@ -43,7 +43,7 @@ def run() -> list[Measurement]:
             binarizer.encode(x[:10])  # compiled
             product = partial(_products, x, binarizer)
             # By turns, so that what else the machine does meets both.
-            turns = [(median_time(partial(binarizer.encode, x), 1), median_time(product, 1)) for _ in range(ROUNDS)]
+            turns = [(seconds(partial(binarizer.encode, x)), seconds(product)) for _ in range(ROUNDS)]
             ours, floor = (float(np.median(times)) for times in zip(*turns, strict=True))
             share = float(np.median([theirs / mine for mine, theirs in turns]))
             found.append(

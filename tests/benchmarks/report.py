@@ -27,12 +27,14 @@ class Measurement:
 def median_time(function: Callable[[], object], repeats: int = 5) -> float:
     """Median wall-clock seconds of `repeats` calls after one warm-up call (compilation, caches)."""
     function()
-    times: list[float] = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    return statistics.median(seconds(function) for _ in range(repeats))
+
+
+def seconds(function: Callable[[], object]) -> float:
+    """Wall-clock seconds of one call."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
 
 
 @compiled

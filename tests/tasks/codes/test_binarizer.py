@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
+from scipy.linalg import hadamard
 
 from schemas.errors import DatasetError
 from tasks.codes.binarizer import BINARIZERS, Binarizer, from_table, load, number
 from tasks.codes.lifting import Lift
 from tasks.codes.packing import pack, unpack, values
-from tasks.codes.rotation import product, random_rotation
+from tasks.codes.rotation import ROUNDS, FastRotation, product, random_flips, random_rotation
 
 Floats = NDArray[np.float32]
 
@@ -61,6 +62,77 @@ def test_rotations_are_orthogonal_and_decided_by_seed_and_name(dimensions: int) 
     if dimensions > 1:
         assert not np.allclose(rotation, random_rotation(6, "itq", dimensions))
         assert not np.allclose(rotation, random_rotation(5, "rabitq", dimensions))
+
+
+def fast(d: int, width: int, seed: int = 0) -> FastRotation:
+    return FastRotation(random_flips(seed, "test", max(d, width)), d, width)
+
+
+def by_hadamard(rotation: FastRotation) -> NDArray[np.float64]:
+    """The matrix by SciPy's Hadamard matrices, in the order that pairs of halves give."""
+    size = max(rotation.d, rotation.width)
+    block = 1 << (size.bit_length() - 1)
+    mixed = hadamard(block) / np.sqrt(block)
+    found = np.eye(size)
+    signs = 1.0 - 2.0 * np.unpackbits(rotation.flips, axis=1, count=size, bitorder="little")
+    for turn, first in zip(signs, (0, size - block, (size - block) // 2, 0), strict=True):
+        found = found * turn
+        found[:, first : first + block] = found[:, first : first + block] @ mixed
+    return found[: rotation.d, : rotation.width] * np.sqrt(size / rotation.width)
+
+
+SIZES = [(1, 1), (2, 2), (3, 3), (7, 7), (31, 31), (32, 32), (100, 100), (128, 128), (200, 255), (255, 200), (384, 384)]
+
+
+@pytest.mark.parametrize(("d", "width"), SIZES)
+def test_a_fast_rotation_is_its_matrix(d: int, width: int) -> None:
+    rotation = fast(d, width)
+    matrix = rotation.matrix().astype(np.float64)
+    np.testing.assert_allclose(matrix, by_hadamard(rotation), atol=1e-6)
+    if width >= d:
+        np.testing.assert_allclose(matrix @ matrix.T, np.eye(d), atol=1e-6)
+    else:
+        np.testing.assert_allclose(matrix.T @ matrix, np.eye(width) * d / width, atol=1e-6)
+    x = np.random.default_rng(d).standard_normal((64, d)).astype(np.float32)
+    exact = x.astype(np.float64) @ matrix
+    length = np.sqrt((x.astype(np.float64) ** 2).sum(axis=1))[:, None] * np.sqrt((matrix**2).sum(axis=0))
+    assert (abs(rotation.turn(x) - exact) <= rotation.roundings * 2.0**-24 * length).all()
+    assert rotation.turn(x[5:6]).tobytes() == rotation.turn(x)[5:6].tobytes()
+
+
+@pytest.mark.parametrize("size", [255, 256, 257, 384, 511, 768])
+def test_a_fast_rotation_mixes_as_a_random_one(size: int) -> None:
+    """Fourth moments of what becomes of unit vectors are those of normals: 3, and 1 would be a block by itself."""
+    moments = np.array(
+        [(fast(size, size, seed).matrix().astype(np.float64) ** 4).sum(axis=1) * size for seed in range(4)]
+    )
+    assert 2.7 < moments.mean() < 3.3
+    assert moments.max() < 8
+
+
+@given(
+    st.integers(0, 99),
+    st.sampled_from([(128, 128), (130, 130), (150, 129), (129, 260)]),
+    st.integers(1, 3),
+    st.booleans(),
+)
+@settings(max_examples=20)
+def test_no_bit_depends_on_how_a_rotation_is_computed(
+    seed: int, shape: tuple[int, int], planes: int, estimates: bool
+) -> None:
+    rotation = fast(*shape, seed=seed)
+    matrix = rotation.matrix()
+    # Whole numbers, so that some products are 0 but for a rounding.
+    x = np.random.default_rng(seed).integers(-2, 3, (60, shape[0])).astype(np.float32)
+    x[::2] += np.random.default_rng(seed).standard_normal((30, shape[0])).astype(np.float32)
+    quick, plain = (made(matrix, shape[0], planes, estimates=estimates, fast=f) for f in (rotation, None))
+    for a, b in zip(quick.measure(x), plain.measure(x), strict=True):
+        assert a.tobytes() == b.tobytes()
+
+
+def test_tables_of_versions_before_fast_rotations_are_read() -> None:
+    before = samples()[1].table().drop_columns(["flips"])
+    assert from_table(before).table().equals(samples()[1].table())
 
 
 @given(st.integers(1, 50), st.integers(1, 50), st.integers(1, 50), st.integers(0, 9))
@@ -205,6 +277,7 @@ def samples() -> list[Binarizer]:
         made(None, 5, shift=np.arange(5, dtype=np.float32)),
         made(turned(12, 31), 12, 3, step=0.7, gain=1.5),
         made(turned(6, 4), 6, estimates=False),
+        made(fast(12, 31).matrix(), 12, 3, fast=fast(12, 31)),
         Binarizer("kernel", "random", 3, 4, 1, False, np.ones(6, np.float32), turned(6, 4), TABLES, lift=lift),
     ]
 
@@ -252,6 +325,8 @@ DAMAGE: list[tuple[str, Any]] = [
     ("matrix", [float("inf")] * 12 * 31),
     ("norms", [1.0] * 256),
     ("factors", [0.0] * 256),
+    ("flips", b"1234567"),
+    ("flips", b"\0" * 4 * ROUNDS),
     ("anchors", [1.0] * 5),
     ("anchors", [1.0] * 12 * 12),
 ]
