@@ -17,7 +17,7 @@ GROUP = 64
 """Rows that one branch passes over. The loop over them has a fixed length, so that it becomes vector instructions."""
 BLOCK_BYTES = 16 << 10
 """Of codes that all queries are compared with before the next: half of a processor's first cache."""
-PLACES, STREAM = 8, 4
+PLACES, STREAM = 4, 8
 """When rows are read as they lie: places that are read at once, and rows of each that one branch passes over."""
 UNROLLED = 32
 """Words of a code up to which a kernel of its own is compiled."""
