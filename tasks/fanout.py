@@ -1,7 +1,8 @@
 """How a stage's items run on Dask: the only module that imports `distributed`.
 
-A bounded window of futures: a few items per worker are in flight, each future is released as it ends,
-so that the scheduler's graph and the client's memory do not grow with the number of items.
+A bounded window of futures: a few batches of items per worker are in flight, each future is released as it ends,
+so that the scheduler's graph and the client's memory do not grow with the number of items. Items that take
+milliseconds go several to a batch, since Dask needs five of them for each task.
 """
 
 import asyncio
@@ -9,31 +10,40 @@ import concurrent.futures
 import contextlib
 import itertools
 import logging
+import operator
 import os
 import shlex
 import signal
 import sys
 import tempfile
-from collections.abc import Generator, Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
 import dask.config
+from dask.utils import key_split
 from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
 from distributed.comm.core import CommClosedError
 from distributed.security import Security
 
 from schemas.cluster import Kubernetes, Slurm, dask_cluster
 from schemas.errors import BinmillError, WorkerError
-from tasks.items import Item, Receipt, perform
+from tasks.items import Item, Receipt, perform_some
 from tasks.loading import load_stages
 
 # Dask says it in three ways, by who of the two sides notices first.
 LOST = (asyncio.CancelledError, concurrent.futures.CancelledError, CommClosedError)
 
 WINDOW_PER_WORKER = 3
-"""Items in flight for each worker: one that runs and two that wait, so that no worker idles."""
+"""Batches in flight for each worker: one that runs and two that wait, so that no worker idles."""
+
+MOST = 16
+"""Items of a batch."""
+
+FORGET_EVERY = 1_000
+"""Items after which the scheduler forgets how it split their keys: it would remember a hundred thousand."""
 
 QUEUE_WAIT_S = 600.0
 """For the first of a cluster's workers: jobs and pods wait in queues."""
@@ -61,6 +71,7 @@ class DaskExecutor:
 
     def __init__(self, client: Client) -> None:
         self.client = client
+        self._size = 1  # of the next batch: steps that follow each other are alike
 
     @property
     def address(self) -> str:
@@ -79,14 +90,15 @@ class DaskExecutor:
         known = [int(limit) for limit in limits if limit]
         return min(known) if known else None
 
-    def _submit(self, root: str, item: Item, attempt: str = "") -> "Future[Receipt]":
-        # The key is the item's fingerprint; `pure=False` since the work is a side effect: a shard.
+    def _submit(self, root: str, batch: Sequence[Item], attempt: str = "") -> "Future[list[Receipt]]":
+        # The key is the first item's fingerprint; `pure=False` since the work is a side effect: a shard.
+        first = batch[0]
         return self.client.submit(
-            perform, root, item, key=f"{item.stage}.{item.step}-{item.key}{attempt}", pure=False, retries=2
+            perform_some, root, batch, key=f"{first.stage}.{first.step}-{first.key}{attempt}", pure=False, retries=2
         )
 
-    def run(self, root: str, items: Sequence[Item]) -> Iterator[tuple[Item, Receipt]]:
-        """Yield each item with its receipt as it ends.
+    def run(self, root: str, items: Iterable[Item]) -> Iterator[tuple[Item, Receipt]]:
+        """Yield each item with its receipt as it ends; of the items no more are held than are in flight.
 
         Raises
         ------
@@ -95,32 +107,43 @@ class DaskExecutor:
         BinmillError
             What the item itself raised.
         """
-        if not items:
-            return
         workers = max(1, len(self.client.scheduler_info(n_workers=-1)["workers"]))
-        waiting = iter(items)
-        flying: dict[Future[Receipt], Item] = {}
+        # Of few items each worker shall have its share.
+        fair = max(1, operator.length_hint(items, workers * 2 * MOST) // (2 * workers))
+        rest = iter(items)
+        back: deque[Item] = deque()
+        flying: dict[Future[list[Receipt]], list[Item]] = {}
         suspects: list[Item] = []
         # `loop` is given since this may run in a thread of Prefect's, which has no loop of Dask's.
         completed = as_completed(loop=self.client.loop)
 
-        def launch(count: int) -> None:
-            for item in itertools.islice(waiting, count):
-                future = self._submit(root, item)
-                flying[future] = item
+        def launch() -> None:
+            while len(flying) < workers * WINDOW_PER_WORKER:
+                size = min(self._size, fair)
+                batch = [back.popleft() for _ in range(min(size, len(back)))]
+                batch += itertools.islice(rest, size - len(batch))
+                if not batch:
+                    return
+                future = self._submit(root, batch)
+                flying[future] = batch
                 completed.add(future)
 
         try:
-            launch(workers * WINDOW_PER_WORKER)
-            for future in completed:
-                item = flying.pop(future)
+            launch()
+            for number, future in enumerate(completed, 1):
+                if number % FORGET_EVERY == 0:
+                    self.client.run_on_scheduler(key_split.cache_clear)
+                batch = flying.pop(future)
                 try:
-                    yield item, _result(future)
+                    done = _result(future)
+                    back.extend(batch[len(done) :])
+                    self._size = min(MOST, 2 * self._size) if len(done) == len(batch) else len(done)
+                    yield from zip(batch, done, strict=False)
                 except KilledWorker:
-                    suspects.append(item)
+                    suspects += batch
                 finally:
                     future.release()
-                launch(1)
+                launch()
             poison: list[str] = []
             for item in suspects:  # one that waited beside the poison is innocent: it is done before we say so
                 try:
@@ -145,14 +168,14 @@ class DaskExecutor:
 
     def _alone(self, root: str, item: Item) -> Receipt:
         """Run an item that killed its worker once more, with nothing beside it, before it is declared poison."""
-        future = self._submit(root, item, attempt="-alone")
+        future = self._submit(root, [item], attempt="-alone")
         try:
-            return _result(future)
+            return _result(future)[0]
         finally:
             future.release()
 
 
-def _result(future: "Future[Receipt]") -> Receipt:
+def _result(future: "Future[list[Receipt]]") -> list[Receipt]:
     try:
         return future.result()
     except (BinmillError, KilledWorker):

@@ -102,6 +102,9 @@ class Workplace:
 
 Step = Callable[[Workplace], Receipt]
 
+BRIEF_S = 0.1
+"""Seconds after which no further item of a batch is begun."""
+
 
 def perform(root: str, item: Item) -> Receipt:
     """Do one item, on whichever machine this is called.
@@ -113,3 +116,20 @@ def perform(root: str, item: Item) -> Receipt:
     with threadpool_limits(limits=1):
         receipt = steps[item.step](Workplace(Path(root), item))
     return Receipt(receipt.stage, receipt.step, receipt.key, receipt.shards, receipt.facts, time.perf_counter() - start)
+
+
+def perform_some(root: str, items: Sequence[Item]) -> list[Receipt]:
+    """Do the first of a batch of items and, as long as that takes no time worth a word, those behind it.
+
+    Where an item fails that is not the first, those before it are given back: it will come again, as the first.
+    """
+    start = time.perf_counter()
+    done = [perform(root, items[0])]
+    for item in items[1:]:
+        if time.perf_counter() - start > BRIEF_S:
+            break
+        try:
+            done.append(perform(root, item))
+        except Exception:
+            break
+    return done

@@ -252,11 +252,11 @@ def _costs(lines: list[Corpus]) -> None:
     Console(width=150).print(table, "")
 
 
-def _nothing(root: str, item: Any) -> Any:
-    """An item's work, without the work."""
+def _nothing(root: str, items: Any) -> Any:
+    """A batch's work, without the work."""
     from tasks.items import Receipt
 
-    return Receipt(item.stage, item.step, item.key, ())
+    return [Receipt(item.stage, item.step, item.key, ()) for item in items]
 
 
 def memory(items: tuple[int, ...] = ITEMS) -> list[Measurement]:
@@ -285,9 +285,9 @@ def many(count: int) -> dict[str, float]:
     import tasks.fanout
     from tasks.items import Item
 
-    tasks.fanout.perform = _nothing
+    tasks.fanout.perform_some = _nothing
     record = Provenance("bench", "extract", "features", "", "0", "", {}, (), {}, 0)
-    items = [Item("extract", "features", secrets.token_hex(16), f"item {n}", {"n": n}, record) for n in range(count)]
+    items = (Item("extract", "features", secrets.token_hex(16), f"item {n}", {"n": n}, record) for n in range(count))
     port = 20_000 + os.getpid() % 20_000
     address = f"tcp://127.0.0.1:{port}"
     base = [sys.executable, "-W", "ignore", "-m"]

@@ -3,7 +3,8 @@
 import asyncio
 import os
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -11,10 +12,11 @@ from distributed import Client, Future, LocalCluster
 from distributed.client import FutureCancelledError
 from distributed.comm.core import CommClosedError
 
+import tasks.items
 from schemas.errors import RecipeError, WorkerError
 from schemas.provenance import Provenance
-from tasks.fanout import LOST, SETTINGS, WINDOW_PER_WORKER, DaskExecutor
-from tasks.items import Item, Receipt
+from tasks.fanout import LOST, MOST, SETTINGS, WINDOW_PER_WORKER, DaskExecutor
+from tasks.items import BRIEF_S, Item, Receipt, perform_some
 
 
 def item(name: str) -> Item:
@@ -22,12 +24,19 @@ def item(name: str) -> Item:
     return Item("stage", "step", name, f"item {name}", {}, provenance)
 
 
-def work(work: Item) -> Receipt:
+def work(_: str, work: Item) -> Receipt:
     if work.key.startswith("poison"):
         os.kill(os.getpid(), signal.SIGKILL)
     if work.key.startswith("wrong"):
         raise RecipeError("a field is wrong", "mend it")
+    if work.key.startswith("slow"):
+        time.sleep(2 * BRIEF_S)
     return Receipt(work.stage, work.step, work.key, ())
+
+
+def work_some(items: Sequence[Item]) -> list[Receipt]:
+    tasks.items.perform = work  # in a worker, which does nothing else
+    return perform_some("", items)
 
 
 class Trial(DaskExecutor):
@@ -36,10 +45,15 @@ class Trial(DaskExecutor):
     flying = 0
     most = 0
 
-    def _submit(self, root: str, item: Item, attempt: str = "") -> "Future[Any]":
+    def __init__(self, client: Client) -> None:
+        super().__init__(client)
+        self.sizes: list[int] = []
+
+    def _submit(self, root: str, batch: Sequence[Item], attempt: str = "") -> "Future[Any]":
         self.flying += 1
         self.most = max(self.most, self.flying)
-        future = self.client.submit(work, item, key=f"{item.key}{attempt}", pure=False, retries=2)
+        self.sizes.append(len(batch))
+        future = self.client.submit(work_some, batch, key=f"{batch[0].key}{attempt}", pure=False, retries=2)
         future.add_done_callback(lambda _: setattr(self, "flying", self.flying - 1))
         return future
 
@@ -69,6 +83,35 @@ def test_every_item_comes_back_and_the_window_is_bounded(client: Client) -> None
     assert found == {i.key for i in items}
     assert trial.most <= 2 * WINDOW_PER_WORKER + 2  # callbacks may come a moment late
     assert list(trial.run("", [])) == []
+
+
+def test_items_that_take_no_time_go_in_batches_and_the_others_by_themselves(client: Client) -> None:
+    trial = Trial(client)
+    assert len(list(trial.run("", (item(f"e{i}") for i in range(600))))) == 600  # no length is known
+    assert max(trial.sizes) == MOST
+    assert len(trial.sizes) < 150
+    trial.sizes.clear()
+    assert len(list(trial.run("", [item(f"f{i}") for i in range(20)]))) == 20
+    assert max(trial.sizes) <= 5  # of few, two for each worker
+    trial.sizes.clear()
+    slow = [item(f"slow{i}") for i in range(24)]
+    assert {found.key for found, _ in trial.run("", slow)} == {i.key for i in slow}
+    assert sorted(trial.sizes)[len(trial.sizes) // 2] <= 2
+
+
+def test_what_was_done_before_another_item_failed_is_kept(client: Client) -> None:
+    trial = Trial(client)
+    assert len(list(trial.run("", [item(f"g{i}") for i in range(200)]))) == 200  # batches are large now
+    items = [item(f"h{i}") for i in range(64)]
+    items[7] = item("wrong2")
+    done: list[str] = []
+
+    def run() -> None:
+        done.extend(receipt.key for _, receipt in trial.run("", items))
+
+    with pytest.raises(RecipeError, match="a field is wrong"):
+        run()
+    assert {f"h{i}" for i in range(7)} <= set(done)
 
 
 def test_an_items_own_error_comes_through_as_it_is(client: Client) -> None:
