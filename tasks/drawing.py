@@ -70,8 +70,7 @@ def prepare() -> None:
 def _prepare() -> None:
     with _drawing:
         _import_fonts()
-        import matplotlib.backends.backend_svg
-        import matplotlib.figure  # noqa: F401  # pyright: ignore[reportUnusedImport]
+        Sheet(1, 1)
 
 
 def _import_fonts() -> None:

@@ -21,7 +21,7 @@ def _without_gathers() -> None:
 
     Bits stay the same. NUMBA_CPU_FEATURES goes before.
     """
-    settings = cast("Any", numba.config)
+    settings = cast("Any", numba).config
     if settings.CPU_FEATURES is None and platform.machine().lower() in {"x86_64", "amd64"}:
         settings.CPU_FEATURES = f"{get_host_cpu_features()},+prefer-no-gather"
 
