@@ -44,7 +44,7 @@ build/%/done:
 
 # Takes minutes, two cores, and 12 GB of disk below build/, where its tables stay for the next time.
 bench-large: $(VENV)/test
-	$(BIN)/python -m tests.benchmarks screen-large rebalance-large codes-large scale-large
+	$(BIN)/python -m tests.benchmarks screen-large rebalance-large codes-large
 
 # Damaged PE, ELF and Mach-O files through the isolated parser.
 COUNT ?= 10000

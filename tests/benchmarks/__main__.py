@@ -15,7 +15,7 @@ from rich.table import Table
 
 from tests.benchmarks.report import Measurement
 
-WHEN_NAMED = {"screen-large", "rebalance-large", "codes-large", "scale-large"}
+WHEN_NAMED = {"screen-large", "rebalance-large", "codes-large"}
 """Benchmarks of many minutes."""
 
 

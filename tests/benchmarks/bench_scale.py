@@ -14,6 +14,7 @@ import sysconfig
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,13 +25,13 @@ from rich.console import Console
 from rich.table import Table
 
 from schemas.provenance import Provenance
+from tasks.build import InProcess
 from tests.benchmarks.report import Measurement
 
 FILES = 2_690
 """Ten times the demo's."""
 SIZES = (FILES // 9, FILES // 3, FILES)
-ITEMS = (1_000, 10_000)
-"""`scale-large` goes on to 100 000, for a quarter of an hour."""
+ITEMS = (1_000, 10_000, 100_000)
 LARGEST = 8_000_000
 """Of the modules here; they are then as large as the demo's, 0.7 MB."""
 ROOT = Path(__file__).parent.parent.parent
@@ -274,10 +275,46 @@ def memory(items: tuple[int, ...] = ITEMS) -> list[Measurement]:
             Measurement(
                 MANY, f"{count:,}", line["seconds"],
                 note=f"scheduler {line['scheduler']:.0f} MiB, client {line['client']:.0f} MiB, "
-                f"{count / line['seconds']:,.0f} items/s",
+                f"{count / line['seconds']:,.0f} items/s; a plan of as many takes {line['plan'] / 1e3:.1f} KB an item",
             )
         )  # fmt: skip
     return found
+
+
+def plan(count: int) -> float:
+    """Bytes of the client an item, of so many that are planned as those of files are, and done."""
+    import tasks.extract.task
+    from flows.recipes import check_recipe
+    from tasks.build import Build
+    from tasks.items import Item, Receipt
+    from tasks.journal import Journal
+    from tasks.shards import Shard, table_path, work_path
+
+    class Done(InProcess):
+        """Each item is done at once, and has its three shards."""
+
+        def run(self, root: str, items: Sequence[Item]) -> Iterator[tuple[Item, Receipt]]:
+            for item in items:
+                places = [table_path("binaries", item.key), table_path("features", item.key)]
+                places.append(work_path("vectors", item.key))
+                shards = tuple(Shard(place, secrets.token_hex(32), 1_000_000, 64) for place in places)
+                yield item, Receipt(item.stage, item.step, item.key, shards, {"statuses": {"ok": 64}}, 1.0)
+
+    source = secrets.token_hex(32)
+    batch = {"shard": work_path("owners", source[:32], 0), "title": "corpus", "files": 16, "sources": [source]}
+    with tempfile.TemporaryDirectory() as name, Journal(Path(name), write=True) as journal:
+        build = Build(
+            check_recipe(recipe_of(Path(name)), "recipe"), Path(name), Path(name), Path(name), Done(), journal
+        )
+        before = psutil.Process().memory_info().rss
+        batches = [
+            {**batch, "batch": n, "bytes": 2**25 + n, "largest": 2**23 + n, "digest": secrets.token_hex(32)}
+            for n in range(count)
+        ]
+        build.receipts["ingest.assign"] = [Receipt("ingest", "assign", "", (), {"batches": batches})]
+        build.receipts["ingest.scan"] = [Receipt("ingest", "scan", "", (), {"locations": {source: name}})]
+        tasks.extract.task.build(build)
+        return (psutil.Process().memory_info().rss - before) / count
 
 
 def many(count: int) -> dict[str, float]:
@@ -308,7 +345,8 @@ def many(count: int) -> dict[str, float]:
                 if number % 200 == 0:
                     for name, process in (("scheduler", theirs), ("client", ours)):
                         most[name] = max(most[name], process.memory_info().rss / 2**20)
-            return most | {"seconds": time.perf_counter() - start}
+            seconds = time.perf_counter() - start
+            return most | {"seconds": seconds, "plan": plan(count)}
     finally:
         for process in (worker, scheduler):
             process.terminate()
