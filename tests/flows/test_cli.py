@@ -139,7 +139,8 @@ def test_search_by_row_by_file_and_by_every_method(small: Path, corpus: Path) ->
         )
         assert len(rows) == 64
         own = next(row for row in rows if row["sample_id"] == sample)
-        assert own["distance"] == pytest.approx(0, abs=1e-2)
+        # An estimate is the difference of norms and products that are rounded by up to 0.4 %.
+        assert abs(own["distance"]) <= 1e-2 * max(1.0, rows[-1]["distance"]), (own["distance"], rows[-1]["distance"])
     assert sample in {row["sample_id"] for row in by_file}
     assert binmill("search", small, "--like", Path(__file__)).returncode == 6
     assert binmill("search", small, "--like", sample, "--method", "magic").returncode == 6
