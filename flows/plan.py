@@ -1,7 +1,7 @@
 """What a run would compute and why, without computing it; needs neither Prefect nor Dask."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ def plan_dataset(recipe: Recipe, base: Path, output: str | Path, cache: Path | N
     return Plan(tuple(build.counts), why, later)
 
 
-def _why(missing: Sequence[Item], receipts: Sequence[Receipt], root: Path) -> dict[str, int]:
+def _why(missing: Sequence[Item], receipts: Iterable[Receipt], root: Path) -> dict[str, int]:
     """Reasons for which items of one step are to be computed, the commonest first."""
     if not missing:
         return {}

@@ -29,7 +29,7 @@ class Planned(Build):
     items: dict[str, Item] = field(default_factory=lambda: {})
     last: Item | None = None
 
-    def compute(self, items: Sequence[Item]) -> list[Receipt]:
+    def compute(self, items: Sequence[Item]) -> Sequence[Receipt]:
         """Receipts that are there; the items are kept."""
         self.items |= {item.key: item for item in items}
         for item in items:

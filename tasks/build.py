@@ -122,7 +122,7 @@ class Build:
     journal: Journal
     progress: Progress = field(default_factory=Silent)
     dry: bool = False
-    receipts: dict[str, list[Receipt]] = field(default_factory=lambda: {})
+    receipts: dict[str, Sequence[Receipt]] = field(default_factory=lambda: {})
     """Receipts of this run by `stage.step`, in the order of the plan."""
     counts: list[StepCount] = field(default_factory=lambda: [])
     notes: list[str] = field(default_factory=lambda: [])
@@ -171,7 +171,7 @@ class Build:
         args = args | {"row_group_rows": publishing.row_group_rows, "zstd_level": publishing.zstd_level}
         return Item(stage, step, key, title, args, provenance, weight, memory)
 
-    def compute(self, items: Sequence[Item]) -> list[Receipt]:
+    def compute(self, items: Sequence[Item]) -> Sequence[Receipt]:
         """Receipts of the items, in their order; only those that are not there and right are run.
 
         Raises
@@ -184,11 +184,11 @@ class Build:
         if not items:
             return []
         stage, step = items[0].stage, items[0].step
-        done: dict[str, Receipt] = {}
+        done: set[str] = set()
         for item in items:
             receipt = self.journal.get(item.key)
             if receipt is not None and all(is_right(self.root, shard) for shard in receipt.shards):
-                done[item.key] = receipt
+                done.add(item.key)
         # Two items may be the same work (one archive named twice): it is done once.
         missing = list({item.key: item for item in items if item.key not in done}.values())
         largest = max((item.memory for item in missing), default=0)
@@ -206,12 +206,13 @@ class Build:
             )
         self.progress.begin(stage, step, len(items), len(items) - len(missing), sum(item.weight for item in missing))
         for item, receipt in self.executor.run(str(self.root), missing):
-            if not receipt.facts.get("try_again"):  # a download that failed today may work tomorrow
+            if receipt.facts.get("try_again"):  # a download that failed today may work tomorrow
+                self.journal.add_passing(receipt)
+            else:
                 self.journal.add(receipt)
-            done[item.key] = receipt
             self.progress.advance(item.weight)
         self.progress.end()
-        receipts = [done[item.key] for item in items]
+        receipts = self.journal.of([item.key for item in items])
         self.receipts[f"{stage}.{step}"] = receipts
         return receipts
 

@@ -124,8 +124,8 @@ def writing(path: Path) -> Generator[None]:
         ) from error
 
 
-def replace_atomically(path: Path, data: bytes) -> None:
-    """Write a small file beside its place, flush it, and rename it.
+def replace_atomically(path: Path, data: bytes | Iterable[bytes]) -> None:
+    """Write a file, whole or piece by piece, beside its place, flush it, and rename it.
 
     Raises
     ------
@@ -137,7 +137,7 @@ def replace_atomically(path: Path, data: bytes) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
-                file.write(data)
+                file.writelines([data] if isinstance(data, bytes) else data)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)

@@ -69,7 +69,7 @@ def encode_texts(build: Build, path: Path, source: VectorsSource, sha256: str) -
         for start, stop in ranges_of_rows(open_texts(path, source), ROWS)
     ]  # fmt: skip
     before = build.receipts.get("binarize.texts", [])
-    build.receipts["binarize.texts"] = before + build.compute(items)
+    build.receipts["binarize.texts"] = [*before, *build.compute(items)]
     return {
         "path": str(build.root / folder), "columns": [VECTOR], "id_column": source.id_column,
         "input": digest(config),

@@ -147,9 +147,9 @@ def _commit(
         replace_atomically(build.root / MANIFEST, text.encode())
     _state(build, manifest)
     # Only now may what the old manifest listed go.
-    receipts = [receipt for found in build.receipts.values() for receipt in found]
-    build.journal.keep_only({receipt.key for receipt in receipts})
-    sweep(build.root, {shard.path for receipt in receipts for shard in receipt.shards})
+    receipts = {r.key: [s.path for s in r.shards] for found in build.receipts.values() for r in found}
+    build.journal.keep_only(set(receipts))
+    sweep(build.root, {path for paths in receipts.values() for path in paths})
     prune(build.root, most)
     return manifest, not unchanged
 
@@ -211,7 +211,7 @@ def _order(
 def _state(build: Build, manifest: Manifest) -> None:
     """Write the statement of provenance, if it is not there; a run that died before it writes it when run again."""
     sources = [row for shard in build.shards("ingest.assign", "sources") for row in _rows(build, shard)]
-    stages = {receipt.stage for receipts in build.receipts.values() for receipt in receipts}
+    stages = {step.split(".")[0] for step, receipts in build.receipts.items() if receipts}
     versions = {name: version for stage in stages for name, version in libraries(stage).items()}
     sha256 = sha256_file(build.root / MANIFEST)
     read = [row for row in sources if row["status"] == "ok"]
@@ -225,7 +225,7 @@ def _code(build: Build, previous: Manifest | None, run: Mapping[str, Any]) -> di
     """By stage: the digest of its code, and the commit, clean or not, of the tree that first made shards with it."""
     known = previous.run.get("code") if previous is not None else None
     known = known if isinstance(known, dict) else {}
-    stages = {receipt.stage for receipts in build.receipts.values() for receipt in receipts}
+    stages = {step.split(".")[0] for step, receipts in build.receipts.items() if receipts}
     found: dict[str, Any] = {}
     for stage in sorted(stages):
         new = {"digest": code_digest(stage), **(run.get("tree") or {})}

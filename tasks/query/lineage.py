@@ -38,15 +38,15 @@ class Lineage:
 def lineage(dataset: Dataset, shards: Iterable[str]) -> Lineage:
     """All that some shards were computed from."""
     published = {shard.sha256: shard.path for shard in dataset.manifest.shards()}
-    receipts = Journal(dataset.root, write=False).receipts()
     # A journal can be written by hand: it leads nowhere else.
     kept = (dataset.root / STATE).resolve()
-    states = {
-        s.sha256: s.path
-        for receipt in receipts
-        for s in receipt.shards
-        if s.sha256 not in published and (dataset.root / s.path).resolve().is_relative_to(kept)
-    }
+    with Journal(dataset.root, write=False) as journal:
+        states = {
+            s.sha256: s.path
+            for receipt in journal.receipts()
+            for s in receipt.shards
+            if s.sha256 not in published and (dataset.root / s.path).resolve().is_relative_to(kept)
+        }
     reached: dict[str, str] = {}
     outside: set[str] = set()
     waiting = list(shards)

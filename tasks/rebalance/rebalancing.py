@@ -211,7 +211,7 @@ class _Rebalancing:
         *,
         weight: int = 1,
         memory: int = 0,
-    ) -> list[Receipt]:
+    ) -> Sequence[Receipt]:
         """Compute items from titles, settings (which the result depends on), places and the shards read."""
         items: list[Item] = [
             self.build.item(

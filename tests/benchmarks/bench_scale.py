@@ -311,8 +311,10 @@ def plan(count: int) -> float:
             {**batch, "batch": n, "bytes": 2**25 + n, "largest": 2**23 + n, "digest": secrets.token_hex(32)}
             for n in range(count)
         ]
-        build.receipts["ingest.assign"] = [Receipt("ingest", "assign", "", (), {"batches": batches})]
-        build.receipts["ingest.scan"] = [Receipt("ingest", "scan", "", (), {"locations": {source: name}})]
+        journal.add(Receipt("ingest", "assign", "assign", (), {"batches": batches}))
+        journal.add(Receipt("ingest", "scan", "scan", (), {"locations": {source: name}}))
+        build.receipts |= {f"ingest.{step}": journal.of([step]) for step in ("assign", "scan")}
+        del batches
         tasks.extract.task.build(build)
         return (psutil.Process().memory_info().rss - before) / count
 

@@ -47,9 +47,9 @@ def split_of(corpus: Path, root: Path, **changes: Any) -> tuple[Receipt, list[di
             stage(build)
             if name == "split":
                 break
-    receipt = build.receipts["split.splits"][0]
+        receipt = build.receipts["split.splits"][0]
+        paths = [root / shard.path for shard in build.shards("extract.features", "binaries")]
     rows = [row for shard in receipt.shards for row in pq.ParquetFile(root / shard.path).read().to_pylist()]
-    paths = [root / shard.path for shard in build.shards("extract.features", "binaries")]
     binaries = pa.concat_tables([pq.ParquetFile(path).read(["sha256", "tlsh"]) for path in paths])
     return receipt, rows, build.notes, binaries
 
