@@ -1,8 +1,10 @@
 """Importing many modules at once, in a process that starts."""
 
-import asyncio
 import gc
 import importlib
+import os
+import sys
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 
@@ -19,11 +21,13 @@ def loading() -> Generator[None]:
 
 
 async def load_stages() -> None:
-    """Import what any stage's items need, as a worker does beside its first."""
-    await asyncio.to_thread(_load_stages)
+    """Import what any stage's items need, as a worker does beside its first; who waits for something goes before."""
+    threading.Thread(target=_load_stages, daemon=True).start()
 
 
 def _load_stages() -> None:
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
     with loading():
         from tasks.build import VALUE_LIBRARIES
 
