@@ -32,7 +32,7 @@ from tests.benchmarks.report import Measurement
 FILES = 2_690
 """Ten times the demo's."""
 SIZES = (FILES // 9, FILES // 3, FILES)
-TURNS = 5
+TURNS = 3
 """Of the largest, with and without Prefect and Dask."""
 ITEMS = (1_000, 10_000, 100_000)
 LARGEST = 8_000_000
