@@ -17,8 +17,8 @@ GROUP = 64
 """Rows that one branch passes over. The loop over them has a fixed length, so that it becomes vector instructions."""
 BLOCK_BYTES = 16 << 10
 """Of codes that all queries are compared with before the next: half of a processor's first cache."""
-PLACES, STREAM = 4, 8
-"""When rows are read as they lie: places that are read at once, and rows of each that one branch passes over."""
+STREAM = 8
+"""When rows are read as they lie: rows of a place that one branch passes over."""
 UNROLLED = 32
 """Words of a code up to which a kernel of its own is compiled."""
 FEW = 4
@@ -26,6 +26,11 @@ FEW = 4
 LEAST = 16_384
 """Rows that a thread of its own is worth."""
 FAR = np.uint64(2**63)
+
+
+def places(width: int) -> int:
+    """Places that are read at once: of long rows fewer (four of ten million rows of 1 024 bits took twice as long)."""
+    return 4 if width <= 8 else 2
 
 
 def words(codes: NDArray[np.uint8], planes: int = 1) -> Words:
@@ -76,6 +81,7 @@ def turn(codes: Words, block: Words) -> None:  # pragma: no cover - compiled
 @cache
 def _scans(width: int) -> tuple[Callable[..., None], Callable[..., None]]:
     """Kernels for codes of so many words: the loop over words is unrolled, that over rows becomes vectors."""
+    parts = places(width)
 
     @compiled
     def scan(
@@ -112,11 +118,11 @@ def _scans(width: int) -> tuple[Callable[..., None], Callable[..., None]]:
     ) -> None:  # pragma: no cover - compiled
         # At several places at once, as memory is read sooner so than at one; each has its list.
         last = ids.shape[1] - 1
-        part = len(codes) // (PLACES * STREAM) * STREAM
+        part = len(codes) // (parts * STREAM) * STREAM
         worst = distances[0, last]
         for start in range(0, part, STREAM):
             hit = np.uint64(0)
-            for s in range(PLACES):
+            for s in range(parts):
                 rows = codes[s * part + start : s * part + start + STREAM]
                 for i in range(STREAM):
                     total = np.uint64(0)
@@ -126,7 +132,7 @@ def _scans(width: int) -> tuple[Callable[..., None], Callable[..., None]]:
             if hit == 0:
                 continue
             worst = np.uint64(0)
-            for s in range(PLACES):
+            for s in range(parts):
                 first = s * part + start
                 for i in range(first, first + STREAM):
                     total = np.uint64(0)
@@ -135,12 +141,12 @@ def _scans(width: int) -> tuple[Callable[..., None], Callable[..., None]]:
                     if total < distances[s, last]:
                         insert(ids[s], distances[s], i, total)
                 worst = max(worst, distances[s, last])
-        for i in range(PLACES * part, len(codes)):
+        for i in range(parts * part, len(codes)):
             total = np.uint64(0)
             for w in range(width):
                 total += population_count(query[w] ^ codes[i, w])
-            if total < distances[PLACES - 1, last]:
-                insert(ids[PLACES - 1], distances[PLACES - 1], i, total)
+            if total < distances[parts - 1, last]:
+                insert(ids[parts - 1], distances[parts - 1], i, total)
 
     return scan, sweep
 
@@ -235,7 +241,7 @@ def hamming_top_k(
             _wide(asked, part, ids, distances)
         elif len(asked) <= FEW:
             for a, query in enumerate(asked):
-                near, far = np.full((PLACES, k), -1, dtype=np.int64), np.full((PLACES, k), FAR)
+                near, far = np.full((places(width), k), -1, dtype=np.int64), np.full((places(width), k), FAR)
                 _scans(width)[1](query, part, near, far)
                 ids[a : a + 1], distances[a : a + 1] = merge([(near.reshape(1, -1), far.reshape(1, -1))], k)
         else:

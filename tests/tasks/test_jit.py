@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tasks.codes.hamming import FAR, PLACES, _scans  # pyright: ignore[reportPrivateUsage]
+from tasks.codes.hamming import FAR, _scans, places  # pyright: ignore[reportPrivateUsage]
 from tasks.jit import CHAINS, LANES, compiled, lane_sums, wide_vectors
 
 
@@ -51,7 +51,7 @@ def test_loops_do_not_become_gathers() -> None:
     """LLVM believes them to be fast on some processors, where one query by Hamming distance took five times as long."""
     kernel = cast("Any", numba.njit(cast("Any", _scans(4)[1]).py_func))
     codes = np.random.default_rng(0).integers(0, 2**63, (500, 4)).astype(np.uint64)
-    near, far = np.full((PLACES, 1), -1, np.int64), np.full((PLACES, 1), FAR)
+    near, far = np.full((places(4), 1), -1, np.int64), np.full((places(4), 1), FAR)
     kernel(codes[77], codes, near, far)
     assert near.ravel()[far.argmin()] == 77
     assert not any("\tvpgather" in text for text in kernel.inspect_asm().values())
