@@ -123,7 +123,7 @@ class LazyCluster:
         self.leaving = pool.submit(self.stack.close)
         pool.shutdown(wait=False)
 
-    def end(self) -> None:
+    def close(self) -> None:
         """End the cluster, and wait until it has ended."""
         if self.leaving is None:
             self.stack.close()
@@ -152,13 +152,12 @@ _AHEAD: ContextVar[LazyCluster | None] = ContextVar("_AHEAD", default=None)
 @contextlib.contextmanager
 def ahead(cluster: Cluster) -> Generator[Callable[[], object]]:
     """What starts a cluster before the flow that works on it: workers take seconds, as Prefect's server does."""
-    lazy = LazyCluster(cluster)
-    token = _AHEAD.set(lazy)
-    try:
-        yield lazy.start
-    finally:
-        _AHEAD.reset(token)
-        lazy.end()
+    with contextlib.closing(LazyCluster(cluster)) as lazy:
+        token = _AHEAD.set(lazy)
+        try:
+            yield lazy.start
+        finally:
+            _AHEAD.reset(token)
 
 
 @contextlib.contextmanager
@@ -170,8 +169,5 @@ def executor(cluster: Cluster) -> Generator[InProcess | LazyCluster]:
     if (waiting := _AHEAD.get()) is not None and waiting.cluster == cluster:
         yield waiting
         return
-    lazy = LazyCluster(cluster)
-    try:
+    with contextlib.closing(LazyCluster(cluster)) as lazy:
         yield lazy
-    finally:
-        lazy.end()

@@ -216,6 +216,11 @@ class Build:
         self.receipts[f"{stage}.{step}"] = receipts
         return receipts
 
+    @property
+    def stages(self) -> set[str]:
+        """Names of the stages that have receipts."""
+        return {step.split(".")[0] for step, receipts in self.receipts.items() if receipts}
+
     def shards(self, step: str, table: str) -> list[Shard]:
         """All shards of a table that a step (`stage.name`) wrote, in the order of the plan, each once."""
         found = [s for receipt in self.receipts.get(step, []) for s in receipt.all_of(table)]

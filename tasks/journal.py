@@ -91,18 +91,20 @@ class Journal:
 
     def _load(self) -> None:
         """Find each receipt in the file."""
-        self._places = {}
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
-        with contextlib.suppress(FileNotFoundError):
-            self._reader = self.path.open("rb")
+        self._reopen()
         place = 0
         for line in self._reader or ():
             # A line torn by a kill is left out: that item is done again.
             with contextlib.suppress(ValueError, TypeError, KeyError):
                 self._places[Receipt.from_json(json.loads(line)).key] = place
             place += len(line)
+
+    def _reopen(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+        with contextlib.suppress(FileNotFoundError):
+            self._reader = self.path.open("rb")
 
     def _line(self, key: str) -> bytes:
         assert self._reader is not None
@@ -113,8 +115,19 @@ class Journal:
         """Write the file anew with the receipts of these keys, and go on behind them."""
         if self._file is not None:
             self._file.close()
-        replace_atomically(self.path, map(self._line, keys))
-        self._load()
+        places: dict[str, int] = {}
+
+        def lines() -> Iterator[bytes]:
+            place = 0
+            for key in keys:
+                line = self._line(key)
+                places[key] = place
+                place += len(line)
+                yield line
+
+        replace_atomically(self.path, lines())
+        self._places = places
+        self._reopen()
         self._file = self.path.open("ab")
 
     def get(self, key: str) -> Receipt | None:

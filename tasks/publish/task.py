@@ -211,8 +211,7 @@ def _order(
 def _state(build: Build, manifest: Manifest) -> None:
     """Write the statement of provenance, if it is not there; a run that died before it writes it when run again."""
     sources = [row for shard in build.shards("ingest.assign", "sources") for row in _rows(build, shard)]
-    stages = {step.split(".")[0] for step, receipts in build.receipts.items() if receipts}
-    versions = {name: version for stage in stages for name, version in libraries(stage).items()}
+    versions = {name: version for stage in build.stages for name, version in libraries(stage).items()}
     sha256 = sha256_file(build.root / MANIFEST)
     read = [row for row in sources if row["status"] == "ok"]
     text = json.dumps(statement(manifest, sha256, read, versions), indent=1, ensure_ascii=False) + "\n"
@@ -225,9 +224,8 @@ def _code(build: Build, previous: Manifest | None, run: Mapping[str, Any]) -> di
     """By stage: the digest of its code, and the commit, clean or not, of the tree that first made shards with it."""
     known = previous.run.get("code") if previous is not None else None
     known = known if isinstance(known, dict) else {}
-    stages = {step.split(".")[0] for step, receipts in build.receipts.items() if receipts}
     found: dict[str, Any] = {}
-    for stage in sorted(stages):
+    for stage in sorted(build.stages):
         new = {"digest": code_digest(stage), **(run.get("tree") or {})}
         old = known.get(stage)
         found[stage] = old if isinstance(old, dict) and old.get("digest") == new["digest"] else new
