@@ -1,24 +1,28 @@
 """Where the work runs: in this process, on local Dask workers, or on a cluster; from one setting."""
 
-import concurrent.futures
 import contextlib
+import importlib
+import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextvars import ContextVar
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
 from schemas.cluster import CLUSTER, KINDS, Address, Cluster, Kubernetes, Local, Slurm
-from schemas.errors import RecipeError
+from schemas.errors import RecipeError, WorkerError
 from tasks import drawing
 from tasks.build import InProcess
 from tasks.items import Item, Receipt
+from tasks.loading import load_stages
 
 if TYPE_CHECKING:
     from tasks.fanout import DaskExecutor
+
+T = TypeVar("T")
 
 
 def cluster_of(
@@ -91,6 +95,20 @@ def _file(name: str) -> Any:
         raise RecipeError(f"{name}: not YAML: {error}", "mend the file") from error
 
 
+def beside(work: Callable[[], T]) -> "Future[T]":
+    """Do something in a thread of its own. It keeps no process from ending."""
+    future: Future[T] = Future()
+
+    def do() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=do, daemon=True).start()
+    return future
+
+
 @dataclass
 class LazyCluster:
     """An executor that starts its cluster when there is work, so that a run with nothing to do is quick."""
@@ -98,37 +116,60 @@ class LazyCluster:
     cluster: Cluster
     stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     started: "DaskExecutor | None" = None
-    leaving: "concurrent.futures.Future[None] | None" = None
+    leaving: "Future[None] | None" = None
+    busy: bool = False
+    turn: threading.Lock = field(default_factory=threading.Lock)
 
     def start(self) -> "DaskExecutor":
-        """The cluster's executor; it is started if it was not, or if it is lost."""
-        if self.started is None or self.started.lost:
-            self.started = self.stack.enter_context(_started(self.cluster))
-        return self.started
+        """The cluster's executor; it is started if it was not, or if it is lost.
+
+        Raises
+        ------
+        WorkerError
+            It cannot be started, or was told to end.
+        """
+        with self.turn:
+            if self.leaving is not None:
+                raise WorkerError("the run has ended", "run again: finished work is kept")
+            if self.started is None or self.started.lost:
+                self.started = self.stack.enter_context(_started(self.cluster))
+            return self.started
 
     @property
     def memory_limit(self) -> int | None:
         """Memory of the smallest worker in bytes."""
         return self.start().memory_limit
 
+    def prepare(self) -> None:
+        """Begin to start the cluster, beside what else there is to do before there is work for it."""
+        importlib.import_module("tasks.fanout")
+        beside(self.start)
+
     def run(self, root: str, items: Sequence[Item]) -> Iterator[tuple[Item, Receipt]]:
         """Run items on the cluster."""
         if items:
-            drawing.prepare()  # workers are busy from here on, and this process is not
+            if not self.busy:
+                self.busy = True
+                beside(_load_ahead)  # workers are busy from here on, and this process is not
             yield from self.start().run(root, items)
 
     def leave(self) -> None:
         """Begin to end the cluster, beside what else there is to do."""
-        pool = concurrent.futures.ThreadPoolExecutor(1)
-        self.leaving = pool.submit(self.stack.close)
-        pool.shutdown(wait=False)
+        with self.turn:
+            self.leaving = self.leaving or beside(self.stack.close)
 
     def close(self) -> None:
         """End the cluster, and wait until it has ended."""
-        if self.leaving is None:
-            self.stack.close()
-        else:
-            self.leaving.result()
+        self.leave()
+        assert self.leaving is not None
+        self.leaving.result()
+
+
+def _load_ahead() -> None:
+    """Import what this process needs later: to plan the stages, and to draw."""
+    load_stages()
+    importlib.import_module("tasks.publish.task")
+    drawing.prepare()
 
 
 def _started(cluster: Cluster) -> "contextlib.AbstractContextManager[DaskExecutor]":
@@ -146,28 +187,11 @@ def _started(cluster: Cluster) -> "contextlib.AbstractContextManager[DaskExecuto
             return kubernetes_executor(cluster)
 
 
-_AHEAD: ContextVar[LazyCluster | None] = ContextVar("_AHEAD", default=None)
-
-
-@contextlib.contextmanager
-def ahead(cluster: Cluster) -> Generator[Callable[[], object]]:
-    """What starts a cluster before the flow that works on it: workers take seconds, as Prefect's server does."""
-    with contextlib.closing(LazyCluster(cluster)) as lazy:
-        token = _AHEAD.set(lazy)
-        try:
-            yield lazy.start
-        finally:
-            _AHEAD.reset(token)
-
-
 @contextlib.contextmanager
 def executor(cluster: Cluster) -> Generator[InProcess | LazyCluster]:
-    """The executor for a run: the one that is `ahead` for this cluster, or one that is ended with the block."""
+    """The executor for a run, ended with the block."""
     if isinstance(cluster, Local) and cluster.workers == 0:
         yield InProcess()
-        return
-    if (waiting := _AHEAD.get()) is not None and waiting.cluster == cluster:
-        yield waiting
         return
     with contextlib.closing(LazyCluster(cluster)) as lazy:
         yield lazy

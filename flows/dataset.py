@@ -1,8 +1,5 @@
 """The flows that make a dataset, or only screen or rebalance a table: a Prefect task a stage, Dask futures in it."""
 
-import datetime
-import errno
-import subprocess
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from pathlib import Path
@@ -11,24 +8,21 @@ from typing import Any
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from flows.cluster import LazyCluster, cluster_of, executor
+from flows.cluster import cluster_of
 from flows.progress import Lines
 from flows.recipes import DEMO, check_recipe, load_recipe
 from flows.records import Recorded, failure_of, journal_of, note_failure, record_result
-from flows.server import TEMPORARY
+from flows.running import make, may_pass
 from flows.stages import SCREENING_ONLY, Stage, rebalancing_stages, stages_of
-from flows.stores import staging
 from schemas.cluster import Cluster
-from schemas.errors import WorkerError
 from schemas.recipe import Recipe
-from tasks.build import Build, Progress, release
-from tasks.ingest.cache import default_cache
-from tasks.ingest.remote import BrokenOffError
-from tasks.publish.task import publish
-from tasks.store.objects import is_url
+from tasks.build import Build, Progress
 
 PROGRESS: ContextVar[Progress] = ContextVar("PROGRESS")
 """Who is told how far a run is: the command line sets it, else it is the flow run's log."""
+
+PAUSES_S = [10.0, 60.0]
+"""Before a stage that failed is tried again, and once more."""
 
 
 @flow(name="build-dataset", persist_result=False, validate_parameters=False, on_failure=[note_failure])
@@ -149,49 +143,24 @@ def _made(
     cluster: Cluster,
     cache: str | None,
 ) -> dict[str, Any]:
-    """Run stages over a recipe, each as a Prefect task, and commit what they made."""
-    started = datetime.datetime.now(datetime.UTC)
-    kept = default_cache() if cache is None else Path(cache)
-    progress = PROGRESS.get(None) or Lines(get_run_logger().info)
-    with staging(output, kept, journal_of) as (place, journal), executor(cluster) as where:
-        build = Build(
-            recipe=recipe,
-            base=Path(base or "."),
-            root=place.root,
-            cache=kept,
-            executor=where,
-            journal=journal,
-            progress=progress if TEMPORARY.get() else Recorded(progress, recipe.name),
-        )
-        for name, stage in stages:
-            _stage_task(name, stage, build)()
-        if isinstance(where, LazyCluster):
-            where.leave()
-        finished = datetime.datetime.now(datetime.UTC)
-        run = {
-            "started": started.isoformat(timespec="seconds"),
-            "finished": finished.isoformat(timespec="seconds"),
-            "seconds": round((finished - started).total_seconds(), 3),
-            "cluster": cluster.model_dump(mode="json", exclude_none=True),
-            "binmill": release(),
-            "tree": source_tree(),
-            "notes": build.notes,
-        }
-        manifest, changed = publish(build, run)
-        place.publish(changed)
-        computed = sum(count.items - count.present for count in build.counts)
-        record_result(manifest, computed, build.notes)
-    return {
-        "digest": manifest.digest,
-        "root": output if is_url(output) else str(place.root),
-        "changed": changed,
-        "computed": computed,
-        "notes": build.notes,
-    }
+    """Run stages over a recipe, each as a Prefect task, and leave on the server what it shows of them."""
+    shown = PROGRESS.get(None) or Lines(get_run_logger().info)
+    return make(
+        recipe,
+        Path(base or "."),
+        stages,
+        output,
+        cluster,
+        cache,
+        Recorded(shown, recipe.name),
+        perform=_perform,
+        journal_of=journal_of,
+        record=record_result,
+    )
 
 
-def _stage_task(name: str, stage: Callable[[Build], None], build: Build) -> Callable[[], None]:
-    """A stage as a Prefect task: retried when the infrastructure failed, neither cached nor its result kept.
+def _perform(name: str, stage: Callable[[Build], None], build: Build) -> None:
+    """Do a stage as a Prefect task: retried when the infrastructure failed, neither cached nor its result kept.
 
     Its tags can be limited on a server: `prefect concurrency-limit create binmill-extract 1`.
 
@@ -200,48 +169,14 @@ def _stage_task(name: str, stage: Callable[[Build], None], build: Build) -> Call
 
     @task(
         name=name,
-        tags=None if TEMPORARY.get() else {"binmill", f"binmill-{name}"},  # the server is asked for each: 0.7 s
+        tags={"binmill", f"binmill-{name}"},
         persist_result=False,
         cache_policy=NO_CACHE,
-        retries=1 if TEMPORARY.get() else 2,
-        retry_delay_seconds=_pauses,
-        retry_condition_fn=lambda _task, _run, state: _may_pass(failure_of(state)),
+        retries=2,
+        retry_delay_seconds=PAUSES_S,
+        retry_condition_fn=lambda _task, _run, state: may_pass(failure_of(state)),
     )
     def run_stage() -> None:
         stage(build)
 
-    return run_stage
-
-
-PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET, errno.EHOSTUNREACH, errno.ENETUNREACH}
-"""What a shared folder says when its server is away for a while."""
-
-
-def _may_pass(error: Any) -> bool:
-    """Whether a stage that failed so may succeed when it is run again: workers, network or disks, not the data."""
-    passing = isinstance(error, OSError) and error.errno in PASSING
-    return passing or isinstance(error, WorkerError | BrokenOffError)
-
-
-def _pauses(retries: int) -> list[float]:
-    """Seconds before each try; a person who waits at a terminal is told at once."""
-    return [0.0 if TEMPORARY.get() else 10.0 * 6**number for number in range(retries)]
-
-
-def source_tree() -> dict[str, Any]:
-    """Commit of the checkout that binmill runs from and whether it was changed; empty when not a checkout."""
-    here = Path(__file__).resolve().parent.parent
-    if not (here / ".git").exists():
-        return {}
-    try:
-        commit = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "HEAD"],  # noqa: S607
-            capture_output=True, text=True, check=True, timeout=10,
-        ).stdout.strip()  # fmt: skip
-        status = subprocess.run(
-            ["git", "-C", str(here), "status", "--porcelain"],  # noqa: S607
-            capture_output=True, text=True, check=True, timeout=10,
-        ).stdout  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    return {"commit": commit, "dirty": bool(status.strip())}
+    run_stage()

@@ -1,7 +1,4 @@
-"""What a Prefect server keeps of a run: how far it is, what came of it, why it failed; and that none disturbs another.
-
-A server that a run starts for itself is gone with the run, so nothing is kept there.
-"""
+"""What a Prefect server keeps of a run: how far it is, what came of it, why it failed; and that runs take turns."""
 
 import re
 import time
@@ -22,7 +19,6 @@ from prefect.client.schemas.actions import ArtifactCreate
 from prefect.logging import get_logger
 
 from flows.progress import LABELS
-from flows.server import TEMPORARY
 from schemas.errors import BinmillError, LockedError
 from schemas.manifest import Manifest
 from tasks.build import Progress
@@ -108,8 +104,6 @@ class Recorded:
 
 def record_result(manifest: Manifest, computed: int, notes: list[str]) -> None:
     """Keep a finished run's summary as a table, and what failed in it as a text."""
-    if TEMPORARY.get():
-        return
     summary = manifest.summary
     rows: list[tuple[str, Any]] = [
         ("digest", manifest.digest),
@@ -146,8 +140,6 @@ def failure_of(state: "State[Any]") -> Any:
 
 def note_failure(flow: "Flow[..., Any]", flow_run: "FlowRun", state: "State[Any]") -> None:
     """Keep a note of a failed run: what is wrong, and what to do (Prefect calls this)."""
-    if TEMPORARY.get():
-        return
     error = failure_of(state)
     lines = [f"# {flow.name} failed: {flow_run.name}", ""]
     if isinstance(error, BinmillError):
@@ -172,21 +164,14 @@ def note_failure(flow: "Flow[..., Any]", flow_run: "FlowRun", state: "State[Any]
 def journal_of(root: Path) -> Journal:
     """The dataset's journal, when it is this run's turn to write it.
 
-    A run that was scheduled waits for the one before it; a person is told at once. The lock is the operating system's
-    (not one of Prefect's limits, whose slots stay taken when a server is started anew).
-
-    Raises
-    ------
-    LockedError
-        Another run writes the dataset, and no schedule is there to wait.
+    It waits for the run before it. The lock is the operating system's (not one of Prefect's limits, whose slots stay
+    taken when a server is started anew).
     """
     told = False
     while True:
         try:
             return Journal(root, write=True)
         except LockedError as error:
-            if TEMPORARY.get():
-                raise
             if not told:
                 get_run_logger().info("%s: waiting for it to end", error.problem)
             told = True

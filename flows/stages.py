@@ -1,18 +1,9 @@
 """The order of the stages, and a run of them in a plain loop."""
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
-import tasks.binarize.task
-import tasks.extract.task
-import tasks.ingest.task
-import tasks.label.task
-import tasks.publish.task
-import tasks.rebalance.source
-import tasks.rebalance.task
-import tasks.screen.source
-import tasks.screen.task
-import tasks.split.task
 from schemas.manifest import Manifest
 from schemas.recipe import Recipe
 from tasks.build import Build
@@ -20,41 +11,55 @@ from tasks.build import Build
 Stage = tuple[str, Callable[[Build], None]]
 """A stage's name and what it does."""
 
+
+def _in(module: str, name: str = "build") -> Callable[[Build], None]:
+    """What a stage does: a function of a module that is loaded when the stage runs."""
+
+    def stage(build: Build) -> None:
+        getattr(importlib.import_module(f"tasks.{module}"), name)(build)
+
+    return stage
+
+
 STAGES: tuple[Stage, ...] = (
-    ("ingest", tasks.ingest.task.build),
-    ("extract", tasks.extract.task.build),
-    ("check-inputs", tasks.publish.task.check_tolerance),
-    ("label", tasks.label.task.build),
-    ("check-labels", tasks.publish.task.check_tolerance),
-    ("split", tasks.split.task.build),
-    ("screen", tasks.screen.task.build),
-    ("rebalance", tasks.rebalance.task.build),
-    ("binarize", tasks.binarize.task.build),
+    ("ingest", _in("ingest.task")),
+    ("extract", _in("extract.task")),
+    ("check-inputs", _in("publish.task", "check_tolerance")),
+    ("label", _in("label.task")),
+    ("check-labels", _in("publish.task", "check_tolerance")),
+    ("split", _in("split.task")),
+    ("screen", _in("screen.task")),
+    ("rebalance", _in("rebalance.task")),
+    ("binarize", _in("binarize.task")),
 )
 """Each stage plans its items, computes what is missing, and goes on from the receipts. Publishing comes last."""
 
-INDEX: tuple[Stage, ...] = (("binarize", tasks.binarize.task.build_index),)
+INDEX: tuple[Stage, ...] = (("binarize", _in("binarize.task", "build_index")),)
 """Codes of vectors without labels."""
 
 
-def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
-    """The stages that a recipe's sources need."""
-    return INDEX if recipe.is_vectors else STAGES
-
-
-SCREENING_ONLY: tuple[Stage, ...] = (("screen", tasks.screen.source.build),)
+SCREENING_ONLY: tuple[Stage, ...] = (("screen", _in("screen.source")),)
 """The screening of a table by itself."""
 
 
 def rebalancing_stages(recipe: Recipe) -> tuple[Stage, ...]:
     """The rebalancing of a table by itself; screened before, where distances go by what columns tell."""
     weighs = recipe.rebalancing.weights == "mi"
-    return (*(SCREENING_ONLY if weighs else ()), ("rebalance", tasks.rebalance.source.build))
+    return (*(SCREENING_ONLY if weighs else ()), ("rebalance", _in("rebalance.source")))
+
+
+def stages_of(recipe: Recipe, only: Literal["screen", "rebalance"] | None = None) -> tuple[Stage, ...]:
+    """The stages that a recipe's sources need; or only the screening or rebalancing of its table."""
+    if only is not None:
+        return SCREENING_ONLY if only == "screen" else rebalancing_stages(recipe)
+    return INDEX if recipe.is_vectors else STAGES
 
 
 def run_stages(build: Build, run: Mapping[str, Any], stages: Sequence[Stage] | None = None) -> Manifest:
     """Every stage after the other, then the commit: what the flow does, without Prefect."""
     for _, stage in stages or stages_of(build.recipe):
         stage(build)
-    manifest, _ = tasks.publish.task.publish(build, run)
+    from tasks.publish.task import publish
+
+    manifest, _ = publish(build, run)
     return manifest

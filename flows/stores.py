@@ -50,6 +50,11 @@ class Staging:
     store: ObjectStore | None = None
     before: Published | None = None
 
+    @property
+    def is_new(self) -> bool:
+        """Whether no dataset is there yet, so that there is work to do."""
+        return not (self.root / MANIFEST).exists()
+
     def publish(self, changed: bool) -> None:
         """Push what the run committed in its folder, if it is not what is published already.
 
@@ -69,12 +74,13 @@ def folder_of(output: str, cache: Path) -> Path:
     return cache.absolute() / "staging" / hashlib.sha256(output.rstrip("/").encode()).hexdigest()[:32]
 
 
-_at_once = partial(Journal, write=True)
+at_once = partial(Journal, write=True)
+"""Takes a dataset's lock, or says who has it."""
 
 
 @contextlib.contextmanager
 def staging(
-    output: str, cache: Path, journal_of: Callable[[Path], Journal] = _at_once
+    output: str, cache: Path, journal_of: Callable[[Path], Journal] = at_once
 ) -> Generator[tuple[Staging, Journal]]:
     """A run's folder, locked, with what is published at `output` and the receipts of how it was made.
 

@@ -20,16 +20,21 @@ def loading() -> Generator[None]:
         gc.enable()
 
 
-async def load_stages() -> None:
-    """Import what any stage's items need, as a worker does beside its first; who waits for something goes before."""
-    threading.Thread(target=_load_stages, daemon=True).start()
-
-
-def _load_stages() -> None:
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+def load_stages() -> None:
+    """Import what the stages need."""
     with loading():
         from tasks.build import VALUE_LIBRARIES
 
         for stage in VALUE_LIBRARIES:
             importlib.import_module(f"tasks.{stage}.task")
+
+
+async def load_stages_beside() -> None:
+    """Import it as a worker does beside its first items; who waits for something goes before."""
+    threading.Thread(target=_load_stages_niced, daemon=True).start()
+
+
+def _load_stages_niced() -> None:
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+    load_stages()

@@ -218,11 +218,10 @@ def dask_scheduler(
             stop(process)
 
 
-@pytest.fixture(scope="session")
-def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Environment that leads to the one Prefect server of a test process (of each, with pytest-xdist)."""
-    home, port = tmp_path_factory.mktemp("prefect"), free_port()
-    secret = "binmill:of-the-tests"
+@contextlib.contextmanager
+def prefect_server(home: Path) -> Generator[tuple["subprocess.Popen[bytes]", dict[str, str]]]:
+    """A Prefect server in a process of its own, and the environment that leads to it."""
+    port, secret = free_port(), "binmill:of-the-tests"
     environment = {
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
@@ -231,15 +230,22 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
     }
     with (home / "server.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.server", str(port), str(os.getpid())],
+            [sys.executable, "-m", "tests.prefect_server", str(port), str(os.getpid())],
             env={**os.environ, **environment, "PREFECT_SERVER_API_AUTH_STRING": secret},
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=Path(__file__).parent.parent,
         )  # fmt: skip
         try:
             wait_for(f"{environment['PREFECT_API_URL']}/health", process)
-            yield environment
+            yield process, environment
         finally:
             stop(process)
+
+
+@pytest.fixture(scope="session")
+def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Environment that leads to the one Prefect server of a test process (of each, with pytest-xdist)."""
+    with prefect_server(tmp_path_factory.mktemp("prefect")) as (_, environment):
+        yield environment
 
 
 @pytest.fixture(autouse=True)
@@ -252,7 +258,7 @@ def _address_space() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _one_prefect_server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests marked `prefect` use the one server; who tests a run's own server takes PREFECT_API_URL away."""
+    """Runs of tests marked `prefect` go through the one server, those of others through none."""
     if request.node.get_closest_marker("prefect"):
         for name, value in request.getfixturevalue("prefect_api").items():
             monkeypatch.setenv(name, value)

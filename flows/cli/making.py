@@ -1,13 +1,10 @@
 """Commands that make datasets: run, demo, screen, rebalance, index, plan, schema."""
 
 import dataclasses
-import importlib
 import os
 import sys
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -28,6 +25,11 @@ from flows.cli.app import (
     print_json,
     quiet_libraries,
 )
+from tasks.loading import loading
+
+if TYPE_CHECKING:
+    from schemas.cluster import Cluster
+    from schemas.recipe import Recipe
 
 PANEL = "Make datasets"
 
@@ -53,7 +55,7 @@ def run(
 
     checked = load_recipe(recipe)
     _build(
-        checked.model_dump(mode="json"),
+        checked,
         recipe.resolve().parent,
         output or checked.name,
         (workers, scheduler, memory, cluster, tls), cache, as_json,
@@ -81,23 +83,13 @@ def demo(
     if print_recipe:
         sys.stdout.write(DEMO.read_text(encoding="utf-8"))
         return
-    recipe = load_recipe(DEMO).model_dump(mode="json")
     if workers is None and cluster is None and scheduler is None:
         workers = 2
-    _build(recipe, DEMO.parent, output, (workers, scheduler, memory, cluster, tls), cache, as_json)
-
-
-def _prepare(start_workers: Callable[[], object] | None) -> None:
-    """What takes seconds, while Prefect's server starts: modules, and workers for what is to be done."""
-    # The last two are what Prefect imports when a flow is called.
-    for name in ("flows.dataset", "prefect.flow_engine", "prefect.utilities.visualization", "fastapi"):
-        importlib.import_module(name)
-    if start_workers is not None:
-        start_workers()
+    _build(load_recipe(DEMO), DEMO.parent, output, (workers, scheduler, memory, cluster, tls), cache, as_json)
 
 
 def _build(
-    recipe: dict[str, Any],
+    recipe: "Recipe",
     base: Path,
     output: str,
     where: tuple[int | None, str | None, int | None, str | None, str | None],
@@ -106,46 +98,27 @@ def _build(
     *,
     only: Literal["screen", "rebalance"] | None = None,
 ) -> None:
-    from flows.cluster import ahead, cluster_of
-    from flows.stores import folder_of, opened
-    from schemas.cluster import Local
-    from schemas.manifest import MANIFEST
-    from tasks.ingest.cache import default_cache
+    with loading():
+        from flows.cluster import cluster_of
+        from flows.progress import shown
+        from flows.running import make
+        from flows.server import named_server
+        from flows.stages import stages_of
+        from flows.stores import opened
 
     workers, scheduler, memory_mib, setting, tls = where
     cluster = cluster_of(setting, workers=workers, scheduler=scheduler, memory_mib=memory_mib, tls=tls)
-    # Where there is no dataset, there is work. (For a URL, in the folder that its run works in.)
-    folder = folder_of(output, cache or default_cache())
-    new = isinstance(cluster, Local) and cluster.workers > 0 and not (folder / MANIFEST).exists()
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
-    os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL")
-    if not os.environ.get("PREFECT_API_URL"):
-        err.print("[dim]starting Prefect on loopback for this run (PREFECT_API_URL names a server of yours) …[/]")
-    from flows.progress import shown
-
-    with quiet_libraries():
-        from flows.server import prefect_server
-
-        with (
-            ahead(cluster) as start_workers,
-            prefect_server(meanwhile=partial(_prepare, start_workers if new else None)),
-            shown(err) as progress,
-        ):
-            from flows.dataset import PROGRESS, build_dataset, rebalance_table, screen_table
-
-            token = PROGRESS.set(progress)
-            common: dict[str, Any] = {
-                "recipe": recipe, "base": str(base), "output": output, "cluster": cluster.model_dump(mode="json"),
-            }  # fmt: skip
-            try:
-                if only is not None:
-                    result: Any = {"screen": screen_table, "rebalance": rebalance_table}[only](**common)
-                else:
-                    result = build_dataset(**common, cache=None if cache is None else str(cache))
-            except KeyboardInterrupt:
-                raise typer.Exit(interrupted()) from None
-            finally:
-                PROGRESS.reset(token)
+    kept = None if cache is None else str(cache)
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # before Prefect is imported
+    try:
+        with quiet_libraries():
+            if (server := named_server()) is not None:
+                result = _through(server, recipe, base, output, cluster, kept, only)
+            else:
+                with shown(err) as progress:
+                    result = make(recipe, base, stages_of(recipe, only), output, cluster, kept, progress)
+    except KeyboardInterrupt:
+        raise typer.Exit(interrupted()) from None
     dataset = opened(output)
     if as_json:
         print_json(result | {"summary": dataset.manifest.summary})
@@ -160,6 +133,39 @@ def _build(
         report(out, dataset.manifest, dataset.name)
     if result["computed"] == 0:
         out.print("[dim]Everything was there: nothing was computed.[/]")
+
+
+def _through(
+    server: str,
+    recipe: "Recipe",
+    base: Path,
+    output: str,
+    cluster: "Cluster",
+    cache: str | None,
+    only: Literal["screen", "rebalance"] | None,
+) -> dict[str, Any]:
+    """Run as a flow that a Prefect server keeps a record of."""
+    from flows.progress import shown
+    from flows.server import answering
+
+    err.print(f"[dim]through Prefect's server at {server} …[/]")
+    with answering(server), shown(err) as progress:
+        with loading():
+            from flows.dataset import PROGRESS, build_dataset, rebalance_table, screen_table
+
+        common: dict[str, Any] = {
+            "recipe": recipe.model_dump(mode="json"), "base": str(base), "output": output,
+            "cluster": cluster.model_dump(mode="json"),
+        }  # fmt: skip
+        token = PROGRESS.set(progress)
+        try:
+            if only is not None:
+                result: Any = {"screen": screen_table, "rebalance": rebalance_table}[only](**common)
+            else:
+                result = build_dataset(**common, cache=cache)
+            return result
+        finally:
+            PROGRESS.reset(token)
 
 
 @app.command(rich_help_panel=PANEL)
@@ -206,14 +212,15 @@ def screen(
     The result is a folder like a dataset's: the table 'screening', the bins, a plot (screening.svg), and the recipe;
     'binmill query' and 'binmill verify' work on it. Rows and columns may be many; no column fails the run.
     """
-    from flows.recipes import table_recipe
+    from flows.recipes import check_recipe, table_recipe
 
     given = {
         "estimator": estimator, "outcome": kind, "top": top, "max_q": max_q, "share": share,
         "redundancy": redundancy, "permutations": permutations, "stability": stability,
     }  # fmt: skip
-    recipe = table_recipe(table, outcome, "screening", given, option or [], exclude or [], only or [], seed)
-    where = output or f"{recipe['name']}-screened"
+    made = table_recipe(table, outcome, "screening", given, option or [], exclude or [], only or [], seed)
+    recipe = check_recipe(made, "screening")
+    where = output or f"{recipe.name}-screened"
     _build(
         recipe, table.absolute().parent, where, (workers, scheduler, memory, cluster, tls), None, as_json, only="screen"
     )
@@ -286,15 +293,16 @@ def rebalance(
     """
     import yaml
 
-    from flows.recipes import table_recipe
+    from flows.recipes import check_recipe, table_recipe
 
     given = {
         "method": method, "target": yaml.safe_load(target),
         "under": under, "under_target": yaml.safe_load(under_target), "clean": clean,
         "k_neighbors": neighbors, "nominal": nominal or [], "missing": missing,
     }  # fmt: skip
-    recipe = table_recipe(table, label, "rebalancing", given, option or [], exclude or [], only or [], seed)
-    where = output or f"{recipe['name']}-rebalanced"
+    made = table_recipe(table, label, "rebalancing", given, option or [], exclude or [], only or [], seed)
+    recipe = check_recipe(made, "rebalancing")
+    where = output or f"{recipe.name}-rebalanced"
     _build(
         recipe,
         table.absolute().parent,
@@ -348,12 +356,14 @@ def index(
     Everything is learned from the first file; recall is measured on rows of it that are held out.
     """
     from flows.index import index_recipe
+    from flows.recipes import check_recipe
 
     given = {
         "methods": method, "bits": bits, "planes": planes, "cells": cells, "rescoring": rescoring or None
     }  # fmt: skip
     settings = {key: value for key, value in given.items() if value is not None}
-    recipe = index_recipe(vectors, output, settings, column or (), id_column, seed, encoder=encoder, append=append)
+    made = index_recipe(vectors, output, settings, column or (), id_column, seed, encoder=encoder, append=append)
+    recipe = check_recipe(made, "index")
     output.mkdir(parents=True, exist_ok=True)
     _build(recipe, output.absolute(), str(output), (workers, scheduler, memory, cluster, tls), None, as_json)
 

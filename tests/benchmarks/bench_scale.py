@@ -4,6 +4,7 @@ The corpus: native modules of this environment, each several times with bytes of
 does not read), so that none is a duplicate; ten times the demo's files.
 """
 
+import importlib
 import json
 import os
 import resource
@@ -150,7 +151,10 @@ def loop(recipe: str, output: str) -> float:
     from flows.stages import run_stages
     from tasks.build import Build, InProcess
     from tasks.journal import Journal
+    from tasks.loading import load_stages
 
+    load_stages()
+    importlib.import_module("tasks.publish.task")
     root = Path(output)
     start = time.perf_counter()
     with Journal(root, write=True) as journal:

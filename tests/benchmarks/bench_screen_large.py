@@ -31,7 +31,7 @@ SAMPLED_EVERY_S = 0.1
 PLANTED = 5
 """Columns of each table that tell of the outcome; all others are noise."""
 WORKERS = 2
-NAMES = {"--multiprocessing-fork": "worker", "flows.server": "Prefect"}
+NAMES = {"--multiprocessing-fork": "worker"}
 """Processes, by what their command lines hold."""
 
 READ = """

@@ -186,28 +186,30 @@ def _start(recipe: Path, output: Path, *options: str) -> "subprocess.Popen[str]"
     )  # fmt: skip
 
 
-@pytest.mark.prefect
 @pytest.mark.parametrize(
-    "how", ["group", pytest.param("leader", marks=pytest.mark.slow), pytest.param("terminate", marks=pytest.mark.slow)]
+    "how",
+    [
+        "group",  # the terminal's Ctrl-C
+        pytest.param("flow", marks=pytest.mark.prefect),
+        pytest.param("leader", marks=pytest.mark.slow),
+        pytest.param("terminate", marks=pytest.mark.slow),
+    ],
 )
 def test_an_interruption_leaves_no_process_and_no_half_dataset(
-    recipe: Path, small: Path, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+    recipe: Path, small: Path, tmp_path: Path, how: str
 ) -> None:
-    shared = os.environ["PREFECT_API_URL"]
-    if how == "group":  # the terminal's Ctrl-C: must not reach the run's own server before the flow has ended
-        monkeypatch.delenv("PREFECT_API_URL")
     output = tmp_path / "out"
     process = _start(recipe, output, "--workers", "2")
     seen: dict[int, psutil.Process] = {}
     deadline = time.monotonic() + 120
-    # Until the first features are written: parsers, workers and Prefect's server are all up.
+    # Until the first features are written: parsers and workers are all up.
     while time.monotonic() < deadline and not list(output.glob("tables/features/*.parquet")):
         assert process.poll() is None, process.communicate()[0]
         seen |= {p.pid: p for p in _descendants(process.pid)}
         time.sleep(0.05)
     seen |= {p.pid: p for p in _descendants(process.pid)}
-    assert len(seen) >= (3 if how == "group" else 2)
-    if how == "group":
+    assert len(seen) >= 2
+    if how in {"group", "flow"}:
         os.killpg(process.pid, signal.SIGINT)
     else:
         process.send_signal(signal.SIGINT if how == "leader" else signal.SIGTERM)
@@ -218,18 +220,12 @@ def test_an_interruption_leaves_no_process_and_no_half_dataset(
     assert _gone(list(seen.values())) == []
     assert not (output / "manifest.json").exists()
     assert not list(output.rglob("*.tmp"))
-    monkeypatch.setenv("PREFECT_API_URL", shared)
     resumed: Any = json.loads(binmill("run", recipe, "-o", output, "--json").stdout)
     assert resumed["digest"] == json.loads((small / "manifest.json").read_text())["digest"]
     assert resumed["computed"] > 0
 
 
-@pytest.mark.prefect
-def test_a_killed_run_leaves_no_process_and_goes_on(
-    recipe: Path, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shared = os.environ["PREFECT_API_URL"]
-    monkeypatch.delenv("PREFECT_API_URL")  # its own server must go too
+def test_a_killed_run_leaves_no_process_and_goes_on(recipe: Path, small: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     process = _start(recipe, output)
     seen: dict[int, psutil.Process] = {}
@@ -241,7 +237,6 @@ def test_a_killed_run_leaves_no_process_and_goes_on(
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.communicate(timeout=20)
     assert _gone(list(seen.values())) == []
-    monkeypatch.setenv("PREFECT_API_URL", shared)
     found: Any = json.loads(binmill("run", recipe, "-o", output, "--json").stdout)
     assert found["digest"] == json.loads((small / "manifest.json").read_text())["digest"]
 

@@ -10,6 +10,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 from collections.abc import Generator
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +26,7 @@ from cryptography.x509.oid import NameOID
 from dask_kubernetes.operator import kubecluster
 from kubernetes.client import models as kubernetes_models
 
-from flows.cluster import ahead, cluster_of, executor
+from flows.cluster import LazyCluster, cluster_of, executor
 from schemas.cluster import Address, Kubernetes, Local, Slurm, dask_cluster
 from schemas.errors import RecipeError, WorkerError
 from tasks.build import InProcess
@@ -49,30 +50,38 @@ def test_one_setting_in_every_form(tmp_path: Path) -> None:
     assert cluster_of(content, workers=4) == Kubernetes(claim="data", workers=4)
 
 
-def test_a_run_takes_the_workers_that_were_started_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_start_ahead_once_and_end_with_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
+    going = threading.Event()
 
     @contextlib.contextmanager
     def started(cluster: Local) -> Generator[Any]:
+        going.wait(10)
         events.append(f"start {cluster.workers}")
         yield SimpleNamespace(lost=False, memory_limit=cluster.workers)
         events.append(f"end {cluster.workers}")
 
     monkeypatch.setattr("flows.cluster._started", started)
-    with ahead(Local(workers=3)) as start:
-        start()
-        with executor(Local(workers=3)) as found:
-            assert found.memory_limit == 3
-        with executor(Local(workers=4)) as found:  # another cluster than the one that is ahead
-            assert found.memory_limit == 4
-        assert events == ["start 3", "start 4", "end 4"]
-    assert events[-1] == "end 3"
     with executor(Local(workers=3)) as found:
+        assert isinstance(found, LazyCluster)
+        found.prepare()
+        assert events == []  # nobody waits for it
+        going.set()
         assert found.memory_limit == 3
-    assert events[4:] == ["start 3", "end 3"]
-    with ahead(Local(workers=0)), executor(Local(workers=0)) as found:  # none are needed
+        found.leave()
+    assert events == ["start 3", "end 3"]
+    with pytest.raises(WorkerError, match="ended"):
+        found.start()
+    with executor(Local(workers=4)):  # none was needed
+        pass
+    going.clear()
+    with executor(Local(workers=5)) as found:
+        assert isinstance(found, LazyCluster)
+        found.prepare()
+        threading.Timer(0.2, going.set).start()  # the block ends before they are there: they end too
+    assert events[2:] in ([], ["start 5", "end 5"])
+    with executor(Local(workers=0)) as found:
         assert isinstance(found, InProcess)
-    assert len(events) == 6
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import yaml
 from tasks.query.dataset import open_dataset
 from tasks.query.verify import verify
 from tasks.shards import Shard, is_right
-from tests.conftest import Mill, dask_scheduler, free_port, recipe_of
+from tests.conftest import Mill, dask_scheduler, free_port, prefect_server, recipe_of
 
 MOMENTS = 40
 VICTIMS = ("worker", "scheduler", "flow", "server")
@@ -55,8 +55,6 @@ def victim_of(what: str, process: "subprocess.Popen[str]") -> psutil.Process | N
     for child in psutil.Process(process.pid).children(recursive=True):
         with contextlib.suppress(psutil.Error):
             line = " ".join(child.cmdline())
-            if what == "server" and "flows.server" in line:
-                return child
             if what == "worker" and "spawn_main" in line and child.num_threads() > 2:
                 return child
     return None
@@ -74,14 +72,12 @@ def moment(seed: int, files: int) -> tuple[str, int]:
     return VICTIMS[seed % len(VICTIMS)], int(np.random.default_rng([99, seed]).integers(0, max(1, files - 2)))
 
 
-@pytest.mark.prefect
 @pytest.mark.parametrize(
     "seed", [pytest.param(n, marks=() if n in IN_GATE else pytest.mark.slow) for n in range(MOMENTS)]
 )
 def test_a_kill_at_any_moment_costs_only_time(
     seed: int, cases: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shared = os.environ["PREFECT_API_URL"]
     output = tmp_path / "out"
     shutil.copytree(cases["before"], output)
     there = {p.name for p in output.rglob("*.parquet")}
@@ -89,12 +85,15 @@ def test_a_kill_at_any_moment_costs_only_time(
     started_anew = what == "scheduler" and seed // len(VICTIMS) % 2 == 0
     with contextlib.ExitStack() as stack:
         options, processes = ["--workers", "2"], list["subprocess.Popen[bytes]"]()
+        if what == "server":
+            server, environment = stack.enter_context(prefect_server(tmp_path))
+            processes = [server]
+            for name, value in (environment | {"PREFECT_CLIENT_MAX_RETRIES": "1"}).items():
+                monkeypatch.setenv(name, value)
         address = f"tcp://127.0.0.1:{free_port()}"
         if what == "scheduler":
             processes = stack.enter_context(dask_scheduler(address))
             options = ["--scheduler", address]
-        if what == "server" or (what == "scheduler" and not started_anew):
-            monkeypatch.delenv("PREFECT_API_URL")  # with a server that stays, stages are tried again after pauses
         process = run(cases["recipe"], output, options)
         stack.callback(lambda: process.poll() is not None or os.killpg(process.pid, signal.SIGKILL))
         deadline, killed = time.monotonic() + 240, False
@@ -102,7 +101,7 @@ def test_a_kill_at_any_moment_costs_only_time(
             # Folders come and go meanwhile: os.walk does not mind.
             new = sum(n.endswith(".parquet") and n not in there for _, _, names in os.walk(output) for n in names)
             if new >= after:
-                if what == "scheduler":
+                if what in {"scheduler", "server"}:
                     processes[0].kill()
                     killed = True
                 elif (found := victim_of(what, process)) is not None:
@@ -121,7 +120,7 @@ def test_a_kill_at_any_moment_costs_only_time(
         assert not started_anew, wrong
         assert "Traceback" not in wrong, wrong
         assert '"remedy"' in wrong, wrong
-    monkeypatch.setenv("PREFECT_API_URL", shared)
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
     again = run(cases["recipe"], output, ["--workers", "1"])
     said, wrong = again.communicate(timeout=240)
     assert again.returncode == 0, wrong

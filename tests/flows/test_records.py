@@ -42,7 +42,7 @@ def stage(build, real=dataset.SCREENING_ONLY[0][1]):
     tries.append(time.time())
 
 dataset.SCREENING_ONLY = (("screen", stage),)
-dataset._pauses = lambda retries: [0.0] * retries
+dataset.PAUSES_S = [0.0, 0.0]
 recipe = table_recipe(Path(table), "y", "screening", {"top": 2}, [], [], [], 0)
 try:
     dataset.screen_table(recipe, output, base=str(Path(table).parent), workers=0)
@@ -120,11 +120,11 @@ def test_a_second_run_of_a_dataset_waits_for_the_first(table: Path, tmp_path: Pa
 
 
 def test_a_server_that_is_not_there_asks_for_a_password_or_is_another_is_named(
-    prefect_api: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    prefect_api: dict[str, str],
 ) -> None:
-    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+    from prefect.settings import PREFECT_API_AUTH_STRING, temporary_settings
 
-    from flows.server import prefect_server
+    from flows.server import answering
 
     url = prefect_api["PREFECT_API_URL"]
     wrong: list[tuple[str, str | None, str]] = [
@@ -134,9 +134,34 @@ def test_a_server_that_is_not_there_asks_for_a_password_or_is_another_is_named(
         (url.removesuffix("/api") + "/other", prefect_api["PREFECT_API_AUTH_STRING"], "as Prefect's server would not"),
     ]
     for place, secret, says in wrong:
-        changed: dict[Any, Any] = {PREFECT_API_URL: place, PREFECT_API_AUTH_STRING: secret}
-        with temporary_settings(changed), pytest.raises(WorkerError, match=says), prefect_server():
+        changed: dict[Any, Any] = {PREFECT_API_AUTH_STRING: secret}
+        with temporary_settings(changed), pytest.raises(WorkerError, match=says), answering(place):
             pass
+
+
+@pytest.mark.parametrize(
+    ("place", "text"),
+    [
+        ("home/profiles.toml", 'active = "mine"\n[profiles.mine]\nPREFECT_API_URL = "http://127.0.0.1:9/api"\n'),
+        ("prefect.toml", '[api]\nurl = "http://127.0.0.1:9/api"\n'),
+        ("pyproject.toml", '[tool.prefect.api]\nurl = "http://127.0.0.1:9/api"\n'),
+        (".env", 'PREFECT_API_URL="http://127.0.0.1:9/api"\n'),
+        ("pyproject.toml", '[project]\ndependencies = ["prefect"]\n'),
+        (None, ""),
+    ],
+)
+def test_a_server_is_named_wherever_prefect_looks(place: str | None, text: str, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    if place is not None:
+        (tmp_path / place).write_text(text)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    environment |= {"PREFECT_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
+    code = "import sys; from flows.server import named_server as n; print(n()); print('prefect' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    found = text.startswith("[project]") or place is None
+    assert done.stdout.split() == (["None", "False"] if found else ["http://127.0.0.1:9/api", "True"])
 
 
 def relay(port: int, target: int, stopping: threading.Event) -> threading.Thread:

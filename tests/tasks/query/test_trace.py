@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.cli import main
-from flows.dataset import source_tree
 from flows.recipes import check_recipe
+from flows.running import source_tree
 from flows.stages import SCREENING_ONLY, run_stages
 from schemas.errors import QueryError
 from schemas.provenance import changes_since
@@ -180,7 +180,7 @@ def test_the_checkout_is_known_and_whether_it_was_changed(tmp_path: Path, monkey
     (repository / "flows" / "dataset.py").write_text("")
     for command in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "a"]):
         subprocess.run(["git", "-C", repository, *command], check=True)
-    monkeypatch.setattr("flows.dataset.__file__", str(repository / "flows" / "dataset.py"))
+    monkeypatch.setattr("flows.running.__file__", str(repository / "flows" / "running.py"))
     found = source_tree()
     assert len(found["commit"]) == 40
     assert found["dirty"] is False
