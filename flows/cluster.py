@@ -141,9 +141,10 @@ class LazyCluster:
         return self.start().memory_limit
 
     def prepare(self) -> None:
-        """Begin to start the cluster, beside what else there is to do before there is work for it."""
-        importlib.import_module("tasks.fanout")
-        beside(self.start)
+        """Begin to start workers of this machine, beside what else there is to do before there is work for them."""
+        if isinstance(self.cluster, Local):
+            importlib.import_module("tasks.fanout")
+            beside(self.start)
 
     def run(self, root: str, items: Sequence[Item]) -> Iterator[tuple[Item, Receipt]]:
         """Run items on the cluster."""
@@ -153,16 +154,16 @@ class LazyCluster:
                 beside(_load_ahead)  # workers are busy from here on, and this process is not
             yield from self.start().run(root, items)
 
-    def leave(self) -> None:
+    def leave(self) -> "Future[None]":
         """Begin to end the cluster, beside what else there is to do."""
         with self.turn:
-            self.leaving = self.leaving or beside(self.stack.close)
+            if self.leaving is None:
+                self.leaving = beside(self.stack.close)
+            return self.leaving
 
     def close(self) -> None:
         """End the cluster, and wait until it has ended."""
-        self.leave()
-        assert self.leaving is not None
-        self.leaving.result()
+        self.leave().result()
 
 
 def _load_ahead() -> None:

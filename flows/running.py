@@ -5,7 +5,6 @@ Nothing of Prefect is needed here: a flow says how each stage is done on its beh
 
 import datetime
 import errno
-import importlib
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -89,7 +88,9 @@ def make(
             "tree": source_tree(),
             "notes": build.notes,
         }
-        manifest, changed = importlib.import_module("tasks.publish.task").publish(build, run)
+        from tasks.publish.task import publish
+
+        manifest, changed = publish(build, run)
         place.publish(changed)
         computed = sum(count.items - count.present for count in build.counts)
         record(manifest, computed, build.notes)

@@ -16,7 +16,7 @@ import sysconfig
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ from rich.table import Table
 from schemas.provenance import Provenance
 from tasks.build import InProcess
 from tests.benchmarks.report import Measurement
+from tests.conftest import prefect_server
 
 FILES = 2_690
 """Ten times the demo's."""
@@ -98,10 +99,11 @@ class Corpus(NamedTuple):
     published: int
 
 
-def command(recipe: Path, output: Path, workers: int) -> Ran:
-    """Run `binmill run` in a process of its own."""
+def command(recipe: Path, output: Path, workers: int, prefect: Mapping[str, str] | None = None) -> Ran:
+    """Run `binmill run` in a process of its own; through the Prefect server of an environment, if it is given."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment.pop("PREFECT_API_URL", None)
+    environment |= prefect or {}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.perf_counter()
     with tempfile.TemporaryFile("w+") as told:
@@ -224,6 +226,15 @@ def _runs(folder: Path) -> list[Measurement]:
                 note=f"{ran.seconds - alone:.1f} s ({ran.seconds / alone - 1:.1%}) over the stages in a plain loop",
             )
         )  # fmt: skip
+        if files == FILES:
+            with prefect_server(folder) as (_, prefect):
+                through = command(recipe, folder / "through", 1, prefect).seconds
+            found.append(
+                Measurement(
+                    "the same through a Prefect server", f"{files:,} files", through, "without", ran.seconds,
+                    floor=alone, note=f"{through - alone:.1f} s ({through / alone - 1:.1%}) over them; once",
+                )
+            )  # fmt: skip
     again = command(recipes[-1], folder / f"out-{FILES}", 1)
     found.append(Measurement("the same again: nothing to do", f"{FILES:,} files", again.seconds))
     two = (recipes[0], recipes[-1])

@@ -179,6 +179,19 @@ def _gone(processes: list[psutil.Process], seconds: float = 20) -> list[psutil.P
     return [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
 
+def test_a_run_without_a_server_takes_nothing_of_prefect(recipe: Path, small: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    shutil.copytree(small, output)
+    code = "import sys; from flows.cli import app; app(standalone_mode=False); print('prefect' in sys.modules)"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, "run", str(recipe), "-o", str(output)],
+        env=environment | {"PREFECT_HOME": str(tmp_path)}, capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "False"
+    assert "nothing was computed" in done.stdout
+
+
 def _start(recipe: Path, output: Path, *options: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [*BINMILL, "run", str(recipe), "-o", str(output), *options],
