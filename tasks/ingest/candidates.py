@@ -105,7 +105,7 @@ def _scan(origin: Origin, path: Path, limits: Limits) -> Iterator[tuple[Member, 
         for member in members(path, limits, takes):
             yield member, origin.name
     else:
-        for name in walk(path):
+        for name in walk(path, origin.part):
             project = _project(origin, name)
             if is_regular(path / name) and is_archive(path / name):
                 for member in _archive_in_folder(path, name, limits, origin.members):

@@ -3,7 +3,9 @@
 import hashlib
 import importlib.metadata
 import os
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 from packaging.utils import canonicalize_name
 
 from schemas.errors import SourceError
-from schemas.provenance import digest
+from schemas.provenance import canonical_json, digest
 from schemas.recipe import (
     DebianSource,
     DirectorySource,
@@ -29,6 +31,12 @@ from tasks.archives import (
 from tasks.ingest import cache, debian, git, remote
 from tasks.ingest.index import choose, download, project_files
 from tasks.repository import is_commit
+
+PART_FILES, PART_BYTES = 4096, 1 << 29
+"""Most of a folder that one item opens."""
+
+READERS = min(8, os.cpu_count() or 1)
+"""Files that are read at once where a folder's are hashed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +59,8 @@ class Origin:
         The licence that the recipe states.
     fetching
         How it is fetched: `max_mib` and `options` of the recipe.
+    part
+        Of a large folder: the files that are meant.
     """
 
     kind: str
@@ -69,6 +79,7 @@ class Origin:
     url: str | None = None
     licence: str | None = None
     fetching: dict[str, Any] = field(default_factory=dict[str, Any])
+    part: "Part | None" = None
 
     @property
     def source_id(self) -> str:
@@ -87,7 +98,8 @@ class Origin:
     @staticmethod
     def from_json(value: dict[str, Any]) -> "Origin":
         """Back from a work item."""
-        record: dict[str, Any] = value | {name: tuple(value[name]) for name in ("include", "exclude", "files")}
+        names = ("include", "exclude", "files", *(("part",) if value["part"] else ()))
+        record: dict[str, Any] = value | {name: tuple(value[name]) for name in names}
         return Origin(**record)
 
 
@@ -127,10 +139,7 @@ def resolve(source: Source, base: Path, cache_dir: Path | None = None, dry: bool
             raise SourceError(
                 f"sources.path: {path} is not a folder", "check the path; it starts from the recipe's folder"
             )
-        return [
-            Origin("directory", path.name, None, None, _listing_digest(path), str(path), project=source.project,
-                   **_wanted(source.members))
-        ]  # fmt: skip
+        return _directory(path, source)
     if isinstance(source, TableSource):
         return [_table(path, source)]
     raise SourceError(f"{path}: vectors have no labels to make examples of", "index them: binmill index")
@@ -238,26 +247,75 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def walk(root: Path) -> Iterator[str]:
-    """Paths of everything below a folder that is not a folder, sorted, links not followed."""
+Part = tuple[str, str]
+"""The first and the last of some paths that follow each other, as `walk` has them."""
+
+
+def walk(root: Path, part: Part | None = None) -> Iterator[str]:
+    """Paths of everything below a folder that is not a folder, in order, links not followed.
+
+    Parameters
+    ----------
+    part
+        Only these; folders without one of them are not looked into.
+    """
+    first, last = (_place(path) for path in part) if part is not None else ((), ((2, ""),))
     for folder, folders, files in os.walk(root, followlinks=False):
-        linked = [name for name in folders if (Path(folder) / name).is_symlink()]
-        folders[:] = sorted(name for name in folders if name not in linked)
-        for name in sorted([*files, *linked]):
-            yield (Path(folder) / name).relative_to(root).as_posix()
+        here = "" if folder == str(root) else Path(folder).relative_to(root).as_posix() + "/"
+        inside = (*((1, name) for name in here.split("/")[:-1]),)
+        linked = {name for name in folders if (Path(folder) / name).is_symlink()}
+        below = sorted((*inside, (1, name)) for name in folders if name not in linked)
+        folders[:] = [place[-1][1] for place in below if first[: len(place)] <= place <= last[: len(place)]]
+        for place in sorted((*inside, (0, name)) for name in (*files, *linked)):
+            if first <= place <= last:
+                yield here + place[-1][1]
 
 
-def _listing_digest(root: Path) -> str:
-    """Digest over the names and contents of a folder's files (of links, only that they are links)."""
-    listing: list[tuple[str, str]] = []
-    for path in walk(root):
-        place = root / path
+def _place(path: str) -> tuple[tuple[int, str], ...]:
+    """Where a path comes in order: in each folder files do before folders."""
+    *folders, name = path.split("/")
+    return (*((1, folder) for folder in folders), (0, name))
+
+
+def _directory(root: Path, source: DirectorySource) -> list[Origin]:
+    """One origin, in parts, by the names and contents of a folder's files (of links, only that they are links)."""
+    sha256, parts, files, size = hashlib.sha256(b"["), list[Part](), 0, 0
+    for path, content, length in _contents(root):
+        if files == PART_FILES or (files and size + length > PART_BYTES):
+            files = size = 0
+        sha256.update(b"," if parts else b"")
+        sha256.update(canonical_json([path.encode("utf-8", "surrogateescape").hex(), content]).encode())
+        if files:
+            parts[-1] = (parts[-1][0], path)
+        else:
+            parts.append((path, path))
+        files, size = files + 1, size + length
+    sha256.update(b"]")
+    return [
+        Origin("directory", root.name, None, None, sha256.hexdigest(), str(root), project=source.project, part=part,
+               **_wanted(source.members))
+        for part in (parts if len(parts) > 1 else (None,))
+    ]  # fmt: skip
+
+
+def _contents(root: Path) -> Iterator[tuple[str, str, int]]:
+    """Path of each file below a folder, its SHA-256 or what it is else, and its size; several are read at once."""
+
+    def content(place: Path) -> tuple[str, int]:
         try:
-            content = _sha256(place) if is_regular(place) else "not a regular file"
+            return (_sha256(place), place.stat().st_size) if is_regular(place) else ("not a regular file", 0)
         except OSError as error:
-            content = f"unreadable: {error.strerror}"
-        listing.append((path.encode("utf-8", "surrogateescape").hex(), content))
-    return digest(listing)
+            return f"unreadable: {error.strerror}", 0
+
+    with ThreadPoolExecutor(READERS) as pool:
+        reading: deque[tuple[str, Future[tuple[str, int]]]] = deque()
+        for path in walk(root):
+            reading.append((path, pool.submit(content, root / path)))
+            if len(reading) > 4 * READERS:
+                first, found = reading.popleft()
+                yield first, *found.result()
+        for first, found in reading:
+            yield first, *found.result()
 
 
 def is_cached(origin: Origin, cache_dir: Path) -> bool:

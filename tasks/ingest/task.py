@@ -1,7 +1,9 @@
 """The ingest stage: open every source, hash every candidate file, find what is the same file twice."""
 
 import hashlib
+import itertools
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -90,14 +92,15 @@ def _origins(build: Build, source: Source) -> list[Origin]:
 def _plan_scans(build: Build, origins: Sequence[Origin]) -> list[Item]:
     limit = build.recipe.features.max_file_mib * 2**20
     items: list[Item] = []
-    for start in range(0, len(origins), ORIGINS_PER_ITEM):
-        part = origins[start : start + ORIGINS_PER_ITEM]
+    step = 1 if any(origin.part for origin in origins) else ORIGINS_PER_ITEM
+    for start in range(0, len(origins), step):
+        part = origins[start : start + step]
         # Where an origin lies is not what it is: locations are arguments and not part of the key.
         config = {
             "origins": [{k: v for k, v in o.to_json().items() if k != "location"} for o in part],
             "max_file": limit,
         }
-        title = part[0].filename or part[0].name
+        title = part[0].filename or (f"{part[0].name}: {part[0].part[0]}" if part[0].part else part[0].name)
         items.append(
             build.item(
                 "ingest",
@@ -198,20 +201,16 @@ def assign(place: Workplace) -> Receipt:
                 "(PARTITION BY sha256 ORDER BY shard, source_id, path_in_source) = 1"
             )
             titles = dict(database.execute("SELECT source_id, coalesce(filename, name) FROM found").fetchall())
-        for part in range(len(args["observations"])):
-            rows = database.execute(
-                "SELECT sha256, source_id, path_in_source, size FROM owners WHERE shard = ? "
-                "ORDER BY source_id, path_in_source",
-                [part],
-            ).fetchall()
-            numbered = list(_batched(rows, args["bytes"], args["files"]))
-            if not numbered:
-                continue
-            names = ("batch", "sha256", "source_id", "path_in_source", "size")
-            table = pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in numbered], OWNERS)
-            shard = place.write(work_path("owners", key, part), OWNERS, [table])
-            shards.append(shard)
-            batches += _describe_batches(shard.path, numbered, titles)
+            found = database.execute(
+                "SELECT shard, sha256, source_id, path_in_source, size FROM owners "
+                "ORDER BY shard, source_id, path_in_source"
+            )
+            for part, rows in itertools.groupby(iter(found.fetchone, None), key=itemgetter(0)):
+                numbered = list(_batched([row[1:] for row in rows], args["bytes"], args["files"]))
+                table = pa.Table.from_pylist([dict(zip(OWNERS.names, row, strict=True)) for row in numbered], OWNERS)
+                shard = place.write(work_path("owners", key, part), OWNERS, [table])
+                shards.append(shard)
+                batches += _describe_batches(shard.path, numbered, titles)
     return place.receipt(shards, batches=batches)
 
 

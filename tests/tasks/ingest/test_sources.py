@@ -1,18 +1,31 @@
 """Sources with one face: what they say of themselves, and the files they give."""
 
+import hashlib
 import json
+import os
+import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
+import hypothesis.strategies as st
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
 
+from flows.recipes import check_recipe
 from schemas.errors import SourceError
+from schemas.provenance import digest
 from schemas.recipe import DirectorySource, InstalledSource, Members
 from tasks.archives import Limits, read
+from tasks.build import Build, InProcess
 from tasks.ingest.candidates import describe, scan
 from tasks.ingest.licence import licence, spdx
-from tasks.ingest.origin import Origin, resolve
+from tasks.ingest.origin import Origin, resolve, walk
+from tasks.ingest.task import build as ingest
 from tasks.ingest.wheel import read_wheel_metadata
+from tasks.journal import Journal
+from tests.conftest import recipe_of
 
 
 @pytest.mark.parametrize(
@@ -93,6 +106,72 @@ def test_a_folder_gives_every_file_its_project(tmp_path: Path) -> None:
     assert {m.path for m, _ in scan(only, tmp_path / "corpus", Limits()) if m.data} == {
         "a/one.so", "a/deep/two.so", "b/z.zip!in.so",
     }  # fmt: skip
+
+
+ALPHABET = "aAb.-é \U0001f980\udc80"
+NAMES = st.text(st.sampled_from(ALPHABET), min_size=1, max_size=3).filter(lambda name: name not in {".", ".."})
+
+
+@given(
+    st.sets(st.lists(NAMES, min_size=1, max_size=4).map("/".join), max_size=12),
+    st.integers(1, 5),
+    st.integers(1, 40),
+)
+@settings(deadline=None)
+def test_parts_of_a_folder_are_all_of_it_in_order(paths: set[str], most: int, most_bytes: int) -> None:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        root = Path(folder) / "corpus"
+        root.mkdir()
+        for path in sorted(paths):
+            try:
+                (root / path).parent.mkdir(parents=True, exist_ok=True)
+                (root / path).write_bytes(path.encode("utf-8", "surrogateescape"))
+            except (FileExistsError, IsADirectoryError, NotADirectoryError):
+                continue
+        expected: list[tuple[str, bytes]] = []
+        for where, folders, names in os.walk(root):
+            folders.sort()
+            expected += [
+                ((Path(where) / name).relative_to(root).as_posix(), (Path(where) / name).read_bytes())
+                for name in sorted(names)
+            ]
+        assert list(walk(root)) == [path for path, _ in expected]
+        patch.setattr("tasks.ingest.origin.PART_FILES", most)
+        patch.setattr("tasks.ingest.origin.PART_BYTES", most_bytes)
+        origins = resolve(DirectorySource(kind="directory", path="corpus"), Path(folder))
+        listing = [(p.encode("utf-8", "surrogateescape").hex(), hashlib.sha256(d).hexdigest()) for p, d in expected]
+        assert {origin.sha256 for origin in origins} == {digest(listing)}
+        assert len({origin.source_id for origin in origins}) == 1
+        read_back = [Origin.from_json(json.loads(json.dumps(origin.to_json()))) for origin in origins]
+        assert read_back == origins
+        parts = [list(walk(root, origin.part)) for origin in origins]
+        assert [path for part in parts for path in part] == [path for path, _ in expected]
+        sizes = {path: len(data) for path, data in expected}
+        for part in parts if len(parts) > 1 else ():
+            assert 1 <= len(part) <= most
+            assert len(part) == 1 or sum(sizes[path] for path in part) <= most_bytes
+
+
+def test_a_folder_in_parts_has_the_rows_that_it_has_whole(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[tuple[int, set[str], list[dict[str, Any]], int]] = []
+    for most in (4096, 7):
+        monkeypatch.setattr("tasks.ingest.origin.PART_FILES", most)
+        root = tmp_path / str(most)
+        with Journal(root, write=True) as journal:
+            recipe = check_recipe(recipe_of(corpus), "test")
+            build = Build(recipe, tmp_path, root, root, InProcess(), journal)
+            ingest(build)
+            scans = build.shards("ingest.scan", "observations")
+            rows = {str(row) for shard in scans for row in pq.read_table(root / shard.path).to_pylist()}
+            sources = pq.read_table(root / build.shards("ingest.assign", "sources")[0].path).to_pylist()
+            batches = build.receipts["ingest.assign"][0].facts["batches"]
+        found.append((len(scans), rows, sources, sum(batch["files"] for batch in batches)))
+    whole, parts = found
+    assert whole[0] == 1 < parts[0]
+    assert whole[1:] == parts[1:]
+    assert len(whole[2]) == 1
 
 
 def test_a_file_with_a_mark_in_its_name_and_a_member_are_not_mistaken(tmp_path: Path) -> None:
