@@ -151,12 +151,15 @@ def loop(recipe: str, output: str) -> float:
     """What `plain` runs in its process."""
     from flows.recipes import load_recipe
     from flows.stages import run_stages
+    from tasks import drawing
     from tasks.build import Build, InProcess
     from tasks.journal import Journal
     from tasks.loading import load_stages
 
     load_stages()
     importlib.import_module("tasks.publish.task")
+    with drawing.drawing():
+        drawing.Sheet(1, 1)
     root = Path(output)
     start = time.perf_counter()
     with Journal(root, write=True) as journal:
