@@ -82,6 +82,12 @@ class Origin:
     part: "Part | None" = None
 
     @property
+    def title(self) -> str:
+        """What a person calls it."""
+        began = "" if self.part is None else f", from {_unhex(self.part[0])} on"
+        return f"{self.filename or self.name}{began}".encode("utf-8", "backslashreplace").decode()
+
+    @property
     def source_id(self) -> str:
         """Identity by content: the same source has the same id everywhere."""
         return digest([self.kind, self.name, self.version, self.filename, self.sha256])
@@ -248,7 +254,7 @@ def _sha256(path: Path) -> str:
 
 
 Part = tuple[str, str]
-"""The first and the last of some paths that follow each other, as `walk` has them."""
+"""The first and the last of paths that follow each other as `walk` has them; in hexadecimal: a name may be no text."""
 
 
 def walk(root: Path, part: Part | None = None) -> Iterator[str]:
@@ -259,7 +265,7 @@ def walk(root: Path, part: Part | None = None) -> Iterator[str]:
     part
         Only these; folders without one of them are not looked into.
     """
-    first, last = (_place(path) for path in part) if part is not None else ((), ((2, ""),))
+    first, last = (_place(_unhex(path)) for path in part) if part is not None else ((), ((2, ""),))
     for folder, folders, files in os.walk(root, followlinks=False):
         here = "" if folder == str(root) else Path(folder).relative_to(root).as_posix() + "/"
         inside = (*((1, name) for name in here.split("/")[:-1]),)
@@ -277,6 +283,14 @@ def _place(path: str) -> tuple[tuple[int, str], ...]:
     return (*((1, folder) for folder in folders), (0, name))
 
 
+def _hex(path: str) -> str:
+    return path.encode("utf-8", "surrogateescape").hex()
+
+
+def _unhex(text: str) -> str:
+    return bytes.fromhex(text).decode("utf-8", "surrogateescape")
+
+
 def _directory(root: Path, source: DirectorySource) -> list[Origin]:
     """One origin, in parts, by the names and contents of a folder's files (of links, only that they are links)."""
     sha256, parts, files, size = hashlib.sha256(b"["), list[Part](), 0, 0
@@ -284,11 +298,12 @@ def _directory(root: Path, source: DirectorySource) -> list[Origin]:
         if files == PART_FILES or (files and size + length > PART_BYTES):
             files = size = 0
         sha256.update(b"," if parts else b"")
-        sha256.update(canonical_json([path.encode("utf-8", "surrogateescape").hex(), content]).encode())
+        name = _hex(path)
+        sha256.update(canonical_json([name, content]).encode())
         if files:
-            parts[-1] = (parts[-1][0], path)
+            parts[-1] = (parts[-1][0], name)
         else:
-            parts.append((path, path))
+            parts.append((name, name))
         files, size = files + 1, size + length
     sha256.update(b"]")
     return [

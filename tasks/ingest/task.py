@@ -100,7 +100,7 @@ def _plan_scans(build: Build, origins: Sequence[Origin]) -> list[Item]:
             "origins": [{k: v for k, v in o.to_json().items() if k != "location"} for o in part],
             "max_file": limit,
         }
-        title = part[0].filename or (f"{part[0].name}: {part[0].part[0]}" if part[0].part else part[0].name)
+        title = part[0].title
         items.append(
             build.item(
                 "ingest",

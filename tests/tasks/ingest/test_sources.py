@@ -144,6 +144,7 @@ def test_parts_of_a_folder_are_all_of_it_in_order(paths: set[str], most: int, mo
         assert len({origin.source_id for origin in origins}) == 1
         read_back = [Origin.from_json(json.loads(json.dumps(origin.to_json()))) for origin in origins]
         assert read_back == origins
+        assert len({digest([origin.to_json(), origin.title]) for origin in origins}) == len(origins)
         parts = [list(walk(root, origin.part)) for origin in origins]
         assert [path for part in parts for path in part] == [path for path, _ in expected]
         sizes = {path: len(data) for path, data in expected}
