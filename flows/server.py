@@ -8,6 +8,7 @@ from pathlib import Path
 from schemas.errors import WorkerError
 
 UNAUTHORIZED = 401
+ASK_S = 10.0
 
 
 def named_server() -> str | None:
@@ -63,7 +64,10 @@ def _ask(url: str, secret: str | None) -> None:
     import httpx
 
     auth = httpx.BasicAuth(*secret.split(":", 1)) if secret and ":" in secret else None
-    answer = httpx.get(f"{url.rstrip('/')}/admin/version", auth=auth, timeout=30)
+    try:
+        answer = httpx.get(f"{url.rstrip('/')}/admin/version", auth=auth, timeout=ASK_S)
+    except httpx.ReadTimeout:  # it is there, and busy; whoever has more to ask of it has more patience too
+        return
     if answer.status_code == UNAUTHORIZED:
         raise WorkerError(
             f"Prefect's server at {url} asks for a password",

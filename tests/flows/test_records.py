@@ -139,6 +139,15 @@ def test_a_server_that_is_not_there_asks_for_a_password_or_is_another_is_named(
             pass
 
 
+def test_a_server_that_is_busy_is_one_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows.server import answering
+
+    monkeypatch.setattr("flows.server.ASK_S", 0.2)
+    listener = socket.create_server(("127.0.0.1", 0))  # takes connections, and says nothing
+    with listener, answering(f"http://127.0.0.1:{listener.getsockname()[1]}/api"):
+        pass
+
+
 @pytest.mark.parametrize(
     ("place", "text"),
     [
