@@ -178,5 +178,7 @@ def _perform(name: str, stage: Callable[[Build], None], build: Build) -> None:
     )
     def run_stage() -> None:
         stage(build)
+        if isinstance(build.progress, Recorded):
+            build.progress.finish()
 
     run_stage()

@@ -73,15 +73,14 @@ class Recorded:
         self.step = LABELS.get(f"{stage}.{step}", f"{stage}: {step}")
         self.total, self.done = weight, 0
         if stage != self.stage:
-            self.stage, self.artifact = stage, None
+            self.stage, self.artifact, self.told = stage, None, float("-inf")
         self._tell()
 
     def advance(self, weight: int) -> None:
-        """Move on; the server hears of it now and then."""
+        """Move on."""
         self.shown.advance(weight)
         self.done += weight
-        if time.monotonic() - self.told > EVERY_S:
-            self._tell()
+        self._tell()
 
     def end(self) -> None:
         """Finish the step."""
@@ -89,8 +88,13 @@ class Recorded:
         self.done = self.total
         self._tell()
 
-    def _tell(self) -> None:
-        if self.records:
+    def finish(self) -> None:
+        """Finish the stage."""
+        self._tell(self.artifact is not None)
+
+    def _tell(self, now: bool = False) -> None:
+        """Tell the server now, or now and then: to be told takes it a tenth of a second."""
+        if self.records and (now or time.monotonic() - self.told > EVERY_S):
             self.told = time.monotonic()
             self.records = _quietly("progress", self._record)
 
