@@ -7,6 +7,7 @@ from typing import Any
 
 from flows.recipes import check_recipe, load_recipe
 from schemas.errors import RecipeError
+from schemas.recipe import Recipe
 
 PUBLISHING = {"shard_mib": 128, "shard_files": 2048}
 """Shards of up to 262 144 vectors: a search likes few large ones."""
@@ -22,7 +23,7 @@ def index_recipe(
     *,
     encoder: str | None = None,
     append: bool = False,
-) -> dict[str, Any]:
+) -> Recipe:
     """The recipe of an index, or that of the one in `output` with more files.
 
     Paths start from the index's own folder, where the recipe lies too: running that recipe makes the index again.
@@ -52,7 +53,7 @@ def index_recipe(
             "binarizing": {"embedding": "columns", "methods": ["rabitq"]} | settings,
             "publishing": PUBLISHING, "seed": seed,
         }  # fmt: skip
-        return check_recipe(recipe, "index").model_dump(mode="json")
+        return check_recipe(recipe, "index")
     if settings:
         raise RecipeError(
             f"--append: {', '.join(sorted(settings))}: an index keeps its settings, and learns nothing again",
@@ -64,4 +65,4 @@ def index_recipe(
         sources = [source | {"encoder": before["sources"][0].get("encoder")} for source in sources]
     if twice := [source["path"] for source in sources if source["path"] in there]:
         raise RecipeError(f"--append {twice[0]}: the index has this file already", "append files that it has not")
-    return check_recipe(before | {"sources": [*before["sources"], *sources]}, "index").model_dump(mode="json")
+    return check_recipe(before | {"sources": [*before["sources"], *sources]}, "index")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from flows.apply import recipe_of
-from flows.stages import SCREENING_ONLY, Stage, rebalancing_stages, stages_of
+from flows.stages import Stage, stages_of
 from schemas.errors import DatasetError
 from schemas.provenance import changes_since
 from schemas.recipe import Recipe
@@ -88,7 +88,7 @@ def _stages(dataset: Dataset, recipe: Recipe) -> tuple[Stage, ...]:
     """The stages that made a dataset: all, or those of a table that was only screened or rebalanced."""
     if not recipe.is_table or "sources" in dataset.manifest.tables:
         return stages_of(recipe)
-    return rebalancing_stages(recipe) if "train" in dataset.manifest.tables else SCREENING_ONLY
+    return stages_of(recipe, "rebalance" if "train" in dataset.manifest.tables else "screen")
 
 
 def _again(dataset: Dataset, item: Item, before: Receipt, path: str, cache: Path) -> dict[str, str]:

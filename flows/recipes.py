@@ -65,7 +65,7 @@ def table_recipe(
     exclude: Sequence[str],
     only: Sequence[str],
     seed: int,
-) -> dict[str, Any]:
+) -> Recipe:
     """The recipe of `binmill screen` and `binmill rebalance`: a table, its label, and one section.
 
     The table's path starts from its own folder, so that the recipe says the same wherever that folder is.
@@ -102,7 +102,7 @@ def table_recipe(
         section: settings,
         "seed": seed,
     }  # fmt: skip
-    return check_recipe(recipe, section).model_dump(mode="json")
+    return check_recipe(recipe, section)
 
 
 def recipe_schema() -> str:

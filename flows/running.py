@@ -26,6 +26,28 @@ Perform = Callable[[str, Callable[[Build], None], Build], None]
 """How a stage is done: its name, what it does, and the build."""
 
 
+PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET, errno.EHOSTUNREACH, errno.ENETUNREACH}
+"""What a shared folder says when its server is away for a while."""
+
+
+def may_pass(error: Any) -> bool:
+    """Whether a stage that failed so may succeed when it is run again: workers, network or disks, not the data."""
+    from tasks.ingest.remote import BrokenOffError
+
+    passing = isinstance(error, OSError) and error.errno in PASSING
+    return passing or isinstance(error, WorkerError | BrokenOffError)
+
+
+def once_more(name: str, stage: Callable[[Build], None], build: Build) -> None:
+    """Do a stage in this thread; once more, if it may pass."""
+    try:
+        stage(build)
+    except Exception as error:
+        if not may_pass(error):
+            raise
+        stage(build)
+
+
 def make(
     recipe: Recipe,
     base: Path,
@@ -35,7 +57,7 @@ def make(
     cache: str | None,
     progress: Progress,
     *,
-    perform: Perform | None = None,
+    perform: Perform = once_more,
     journal_of: Callable[[Path], Journal] = at_once,
     record: Callable[[Manifest, int, list[str]], None] = lambda manifest, computed, notes: None,
 ) -> dict[str, Any]:
@@ -75,7 +97,7 @@ def make(
             recipe=recipe, base=base, root=place.root, cache=kept, executor=where, journal=journal, progress=progress
         )
         for name, stage in stages:
-            (perform or _perform)(name, stage, build)
+            perform(name, stage, build)
         if isinstance(where, LazyCluster):
             where.leave()
         finished = datetime.datetime.now(datetime.UTC)
@@ -101,27 +123,6 @@ def make(
         "computed": computed,
         "notes": build.notes,
     }
-
-
-def _perform(name: str, stage: Callable[[Build], None], build: Build) -> None:
-    try:
-        stage(build)
-    except Exception as error:
-        if not may_pass(error):
-            raise
-        stage(build)
-
-
-PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ECONNRESET, errno.EHOSTUNREACH, errno.ENETUNREACH}
-"""What a shared folder says when its server is away for a while."""
-
-
-def may_pass(error: Any) -> bool:
-    """Whether a stage that failed so may succeed when it is run again: workers, network or disks, not the data."""
-    from tasks.ingest.remote import BrokenOffError
-
-    passing = isinstance(error, OSError) and error.errno in PASSING
-    return passing or isinstance(error, WorkerError | BrokenOffError)
 
 
 def source_tree() -> dict[str, Any]:

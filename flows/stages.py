@@ -56,7 +56,7 @@ def stages_of(recipe: Recipe, only: Literal["screen", "rebalance"] | None = None
 
 
 def run_stages(build: Build, run: Mapping[str, Any], stages: Sequence[Stage] | None = None) -> Manifest:
-    """Every stage after the other, then the commit: what the flow does, without Prefect."""
+    """Every stage after the other, then the commit: no lock, cluster or retry around them."""
     for _, stage in stages or stages_of(build.recipe):
         stage(build)
     from tasks.publish.task import publish

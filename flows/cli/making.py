@@ -212,14 +212,13 @@ def screen(
     The result is a folder like a dataset's: the table 'screening', the bins, a plot (screening.svg), and the recipe;
     'binmill query' and 'binmill verify' work on it. Rows and columns may be many; no column fails the run.
     """
-    from flows.recipes import check_recipe, table_recipe
+    from flows.recipes import table_recipe
 
     given = {
         "estimator": estimator, "outcome": kind, "top": top, "max_q": max_q, "share": share,
         "redundancy": redundancy, "permutations": permutations, "stability": stability,
     }  # fmt: skip
-    made = table_recipe(table, outcome, "screening", given, option or [], exclude or [], only or [], seed)
-    recipe = check_recipe(made, "screening")
+    recipe = table_recipe(table, outcome, "screening", given, option or [], exclude or [], only or [], seed)
     where = output or f"{recipe.name}-screened"
     _build(
         recipe, table.absolute().parent, where, (workers, scheduler, memory, cluster, tls), None, as_json, only="screen"
@@ -293,15 +292,14 @@ def rebalance(
     """
     import yaml
 
-    from flows.recipes import check_recipe, table_recipe
+    from flows.recipes import table_recipe
 
     given = {
         "method": method, "target": yaml.safe_load(target),
         "under": under, "under_target": yaml.safe_load(under_target), "clean": clean,
         "k_neighbors": neighbors, "nominal": nominal or [], "missing": missing,
     }  # fmt: skip
-    made = table_recipe(table, label, "rebalancing", given, option or [], exclude or [], only or [], seed)
-    recipe = check_recipe(made, "rebalancing")
+    recipe = table_recipe(table, label, "rebalancing", given, option or [], exclude or [], only or [], seed)
     where = output or f"{recipe.name}-rebalanced"
     _build(
         recipe,
@@ -356,14 +354,12 @@ def index(
     Everything is learned from the first file; recall is measured on rows of it that are held out.
     """
     from flows.index import index_recipe
-    from flows.recipes import check_recipe
 
     given = {
         "methods": method, "bits": bits, "planes": planes, "cells": cells, "rescoring": rescoring or None
     }  # fmt: skip
     settings = {key: value for key, value in given.items() if value is not None}
-    made = index_recipe(vectors, output, settings, column or (), id_column, seed, encoder=encoder, append=append)
-    recipe = check_recipe(made, "index")
+    recipe = index_recipe(vectors, output, settings, column or (), id_column, seed, encoder=encoder, append=append)
     output.mkdir(parents=True, exist_ok=True)
     _build(recipe, output.absolute(), str(output), (workers, scheduler, memory, cluster, tls), None, as_json)
 

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from flows.index import index_recipe
-from flows.recipes import check_recipe
 from flows.stages import run_stages
 from tasks.build import Build, InProcess
 from tasks.codes.rescore import exact_top_k, recall
@@ -73,7 +72,7 @@ def _made(folder: Path, base: Floats) -> tuple[float, Path]:
     root = folder / "index"
     root.mkdir()
     np.save(folder / "x.npy", base)
-    recipe = check_recipe(index_recipe([folder / "x.npy"], root, dict(METHOD)), "bench")
+    recipe = index_recipe([folder / "x.npy"], root, dict(METHOD))
     start = time.perf_counter()
     with Journal(root, write=True) as journal:
         run_stages(Build(recipe, root, root, root / ".cache", InProcess(), journal), {})

@@ -35,7 +35,7 @@ FILES = 2_690
 """Ten times the demo's."""
 SIZES = (FILES // 9, FILES // 3, FILES)
 TURNS = 5
-"""Of the largest, with and without Prefect and Dask."""
+"""Of the largest, with and without Dask."""
 ITEMS = (1_000, 10_000, 100_000)
 LARGEST = 8_000_000
 """Of the modules here; they are then as large as the demo's, 0.7 MB."""

@@ -74,7 +74,7 @@ def texts(tmp_path: Path) -> Path:
 
 
 def made(mill: Mill, paths: list[Path], output: Path, encoder: str = "letters", **more: Any) -> Dataset:
-    recipe = index_recipe(paths, output, {"rescoring": True}, ["text"], encoder=encoder, **more)
+    recipe = index_recipe(paths, output, {"rescoring": True}, ["text"], encoder=encoder, **more).model_dump(mode="json")
     output.mkdir(exist_ok=True)
     mill(recipe, output)
     return open_dataset(output)
@@ -101,7 +101,7 @@ def test_texts_are_found_by_texts(mill: Mill, texts: Path, tmp_path: Path, monke
     assert letters_of_the_test.Letters.calls == calls
     more = tmp_path / "more.csv"
     more.write_text("id,text\nnew,wax wax\n")
-    recipe = index_recipe([more], index.root, {}, ["text"], "id", append=True)
+    recipe = index_recipe([more], index.root, {}, ["text"], "id", append=True).model_dump(mode="json")
     mill(recipe, index.root)
     assert letters_of_the_test.Letters.calls == calls + 1
     grown = open_dataset(index.root)
@@ -140,7 +140,9 @@ def test_texts_that_are_none_are_named(mill: Mill, tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["a", None], "n": [1, 2]}), tmp_path / "holes.parquet")
     with pytest.raises(SourceError, match="row 1 has no text"):
         made(mill, [tmp_path / "holes.parquet"], tmp_path / "index")
-    recipe = index_recipe([tmp_path / "holes.parquet"], tmp_path / "other", {}, ["n"], encoder="letters")
+    recipe = index_recipe([tmp_path / "holes.parquet"], tmp_path / "other", {}, ["n"], encoder="letters").model_dump(
+        mode="json"
+    )
     (tmp_path / "other").mkdir()
     with pytest.raises(SourceError, match="no text"):
         mill(recipe, tmp_path / "other")
@@ -159,7 +161,7 @@ def test_a_query_is_encoded_by_the_model_of_the_index(
     with pytest.raises(QueryError, match="made by letters 1"):
         neighbours(index, Text("cat"), 1)
     np.save(tmp_path / "plain.npy", np.random.default_rng(0).standard_normal((50, 8)).astype(np.float32))
-    mill(index_recipe([tmp_path / "plain.npy"], tmp_path / "plain", {}), tmp_path / "plain")
+    mill(index_recipe([tmp_path / "plain.npy"], tmp_path / "plain", {}).model_dump(mode="json"), tmp_path / "plain")
     done = CliRunner().invoke(app, ["search", str(tmp_path / "plain"), "--text", "cat"])
     assert isinstance(done.exception, BinmillError)
     assert "not made from texts" in str(done.exception)

@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def made(mill: Mill, paths: list[Path], output: Path, settings: dict[str, Any] | None = None, **more: Any) -> Dataset:
-    recipe = index_recipe(paths, output, settings or {}, **more)
+    recipe = index_recipe(paths, output, settings or {}, **more).model_dump(mode="json")
     recipe["publishing"] |= {"shard_files": 2}
     output.mkdir(exist_ok=True)
     mill(recipe, output)
@@ -184,7 +184,7 @@ def test_what_cannot_be_indexed_is_said(mill: Mill, folder: Path, index: Dataset
         index_recipe([one], index.root, {"bits": 3}, append=True)
     with pytest.raises(RecipeError, match="cannot read the recipe"):
         index_recipe([one], tmp_path / "nowhere", {}, append=True)
-    mixed = index_recipe([one], tmp_path, {})
+    mixed = index_recipe([one], tmp_path, {}).model_dump(mode="json")
     mixed["label"] = {"origin": "column"}
     with pytest.raises(RecipeError, match="goes with sources of vectors"):
         mill(mixed, tmp_path / "wrong")

@@ -78,7 +78,9 @@ def rebalanced(
 ) -> Manifest:
     """Rebalance without Prefect."""
     label, exclude, only = options.pop("label", "class"), options.pop("exclude", []), options.pop("only", [])
-    recipe = table_recipe(table, label, "rebalancing", {"method": "auto"} | options, [], exclude, only, 3)
+    recipe = table_recipe(table, label, "rebalancing", {"method": "auto"} | options, [], exclude, only, 3).model_dump(
+        mode="json"
+    )
     recipe["publishing"]["shard_files"] = shard_files
     with Journal(root, write=True) as journal:
         checked = check_recipe(recipe, "test")

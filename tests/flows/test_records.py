@@ -43,7 +43,7 @@ def stage(build, real=dataset.SCREENING_ONLY[0][1]):
 
 dataset.SCREENING_ONLY = (("screen", stage),)
 dataset.PAUSES_S = [0.0, 0.0]
-recipe = table_recipe(Path(table), "y", "screening", {"top": 2}, [], [], [], 0)
+recipe = table_recipe(Path(table), "y", "screening", {"top": 2}, [], [], [], 0).model_dump(mode="json")
 try:
     dataset.screen_table(recipe, output, base=str(Path(table).parent), workers=0)
 finally:

@@ -15,7 +15,7 @@ from scipy.stats import pearsonr
 from sklearn.metrics import mutual_info_score
 
 import tasks.screen.source
-from flows.recipes import check_recipe, table_recipe
+from flows.recipes import table_recipe
 from flows.stages import SCREENING_ONLY, run_stages
 from schemas.errors import RecipeError, SourceError
 from schemas.manifest import Manifest
@@ -38,7 +38,7 @@ def screened(
     recipe = table_recipe(table, outcome, "screening", options, [], exclude, only, seed)
     with Journal(root, write=True) as journal:
         build = Build(
-            recipe=check_recipe(recipe, "test"), base=table.parent, root=root, cache=root / ".cache",
+            recipe=recipe, base=table.parent, root=root, cache=root / ".cache",
             executor=executor or InProcess(), journal=journal,
         )  # fmt: skip
         manifest = run_stages(build, {}, SCREENING_ONLY)
